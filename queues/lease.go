@@ -1,0 +1,225 @@
+package queues
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ErrLeaseLost: this holder's lease is gone; nothing was changed.
+var ErrLeaseLost = errors.New("lease lost")
+
+// Holder is what identifies a registration to others that may have to adopt its jobs.
+type Holder struct {
+	Identity  string  `json:"identity"`   // hostname:pid:nonce
+	Epoch     int64   `json:"epoch"`      // taken by Register, which never goes below one more than is given here
+	Hostname  string  `json:"hostname"`   //
+	PID       int     `json:"pid"`        //
+	BootID    string  `json:"boot_id"`    // /proc/sys/kernel/random/boot_id
+	PIDNS     string  `json:"pid_ns"`     // readlink /proc/self/ns/pid
+	StartTick uint64  `json:"start_tick"` // field 22 of /proc/<pid>/stat
+	StartedAt float64 `json:"started_at"` // Unix seconds
+}
+
+// Session is one registration: lease plus in-flight hash. All methods are safe for concurrent use.
+type Session struct {
+	store      *Store
+	holder     Holder
+	name       string
+	generation string
+	ttl        time.Duration
+	json       string
+
+	lease, inflight string
+	claims          claims
+}
+
+// Register takes a new epoch and writes lease (ttl), in-flight hash and registration in one script. restore, if not
+// empty, is put into the new in-flight hash (used when Redis has forgotten) and returned with new Refs in the same
+// order.
+func (s *Store) Register(ctx context.Context, h Holder, ttl time.Duration, restore []Fetched) (*Session, []Fetched, error) {
+	lowest := h.Epoch + 1
+	h.Epoch = 0
+	text, err := json.Marshal(h)
+	if err != nil {
+		return nil, nil, fmt.Errorf("register %s: %w", h.Identity, err)
+	}
+	// The script knows the epoch. It is put first, so that nothing before it can look like its place.
+	registration := `{"epoch":%E,` + strings.Replace(strings.TrimPrefix(string(text), "{"), `"epoch":0,`, "", 1)
+	args := registerScript.begin(make([]any, 0, 16+2*len(restore)), 3)
+	args = append(args, s.keys.epoch, s.keys.generation, s.keys.workers,
+		lowest, newGeneration(), h.Identity, registration, ttl.Milliseconds(), s.keys.leasePrefix, s.keys.inflight)
+	for i := range restore {
+		args = append(args, &restore[i].Ref.Queue, &restore[i].Payload)
+	}
+	var reply *redis.StringSliceCmd
+	err = registerScript.run(ctx, s.client, args, func(a []any) redis.Cmder {
+		reply = redis.NewStringSliceCmd(ctx, a...)
+		return reply
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("register %s: %w", h.Identity, err)
+	}
+	got := reply.Val()
+	if len(got) != 2 {
+		return nil, nil, fmt.Errorf("register %s: unexpected reply", h.Identity)
+	}
+	if h.Epoch, err = strconv.ParseInt(got[0], 10, 64); err != nil {
+		return nil, nil, fmt.Errorf("register %s: %w", h.Identity, err)
+	}
+	session := &Session{
+		store: s, holder: h, name: h.Identity + "/" + got[0], generation: got[1], ttl: ttl,
+		json: strings.Replace(registration, "%E", got[0], 1),
+	}
+	session.lease, session.inflight = s.keys.lease(session.name), s.keys.inflightOf(session.name)
+	restored := make([]Fetched, len(restore))
+	for i, f := range restore {
+		f.Ref.Seq = uint64(i + 1)
+		restored[i] = f
+	}
+	session.claims.grow(uint64(len(restore)))
+	return session, restored, nil
+}
+
+func newGeneration() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// Epoch is the fencing number of this registration.
+func (s *Session) Epoch() int64 { return s.holder.Epoch }
+
+// Name is the holder's name, <identity>/<epoch>.
+func (s *Session) Name() string { return s.name }
+
+// Generation is Redis's generation as of Register.
+func (s *Session) Generation() string { return s.generation }
+
+// Renew extends the lease; ErrLeaseLost when it is gone (it is never re-created). A registration that somebody deleted
+// is put back.
+func (s *Session) Renew(ctx context.Context) error {
+	args := append(renewScript.begin(make([]any, 0, 9), 3),
+		s.lease, s.inflight, s.store.keys.workers, s.ttl.Milliseconds(), s.name, s.json)
+	n, err := s.store.runInt(ctx, &renewScript, args)
+	if err != nil {
+		return fmt.Errorf("renew lease of %s: %w", s.name, err)
+	}
+	if n == 0 {
+		return ErrLeaseLost
+	}
+	return nil
+}
+
+func (s *Store) runInt(ctx context.Context, script *script, args []any) (int64, error) {
+	var reply *redis.IntCmd
+	err := script.run(ctx, s.client, args, func(a []any) redis.Cmder {
+		reply = redis.NewIntCmd(ctx, a...)
+		return reply
+	})
+	if err != nil {
+		return 0, err
+	}
+	return reply.Val(), nil
+}
+
+// Generation reads the current generation, "" if Redis has none (then it has forgotten).
+func (s *Store) Generation(ctx context.Context) (string, error) {
+	g, err := s.client.Get(ctx, s.keys.generation).Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read generation: %w", err)
+	}
+	return g, nil
+}
+
+// Close gives all that the session still holds back to its queues, oldest next to run, and removes lease and registration;
+// for a clean stop. ErrLeaseLost if the lease is gone: others will have adopted the jobs, or will.
+func (s *Session) Close(ctx context.Context) (returned int, err error) {
+	if returned, err = s.store.giveBack(ctx, s.name, "own"); err != nil {
+		return returned, fmt.Errorf("close %s: %w", s.name, err)
+	}
+	return returned, nil
+}
+
+// field prints the name of an in-flight field.
+func appendField(b []byte, r Ref) []byte {
+	b = strconv.AppendUint(b, r.Seq, 10)
+	return append(append(b, ' '), r.Queue...)
+}
+
+// parseField reads it back; false for the counter and what is not ours.
+func parseField(field string) (Ref, bool) {
+	number, queue, ok := strings.Cut(field, " ")
+	if !ok {
+		return Ref{}, false
+	}
+	seq, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return Ref{}, false
+	}
+	return Ref{Seq: seq, Queue: queue}, true
+}
+
+// Unknown returns in-flight jobs whose Seq known denies, in the order they were fetched: those whose fetch reply was
+// lost. Fetches that are under way at the same time may be among them, so the caller must not fetch meanwhile.
+func (s *Session) Unknown(ctx context.Context, known func(seq uint64) bool) ([]Fetched, error) {
+	pipe := s.store.client.Pipeline()
+	alive := pipe.Exists(ctx, s.lease, s.inflight)
+	names := pipe.HKeys(ctx, s.inflight)
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, fmt.Errorf("list jobs in flight of %s: %w", s.name, err)
+	}
+	if alive.Val() < 2 {
+		return nil, ErrLeaseLost
+	}
+	var found []Fetched
+	for _, f := range names.Val() {
+		if ref, ok := parseField(f); ok && !known(ref.Seq) {
+			found = append(found, Fetched{Ref: ref})
+		}
+	}
+	slices.SortFunc(found, func(a, b Fetched) int { return compareSeq(a.Ref, b.Ref) })
+	const chunk = 200
+	kept := found[:0]
+	for part := range slices.Chunk(found, chunk) {
+		fields := make([]string, len(part))
+		for i, f := range part {
+			fields[i] = string(appendField(nil, f.Ref))
+		}
+		values, err := s.store.client.HMGet(ctx, s.inflight, fields...).Result()
+		if err != nil {
+			return nil, fmt.Errorf("read jobs in flight of %s: %w", s.name, err)
+		}
+		for i, v := range values {
+			if payload, ok := v.(string); ok {
+				kept = append(kept, Fetched{Ref: part[i].Ref, Payload: payload})
+			}
+		}
+	}
+	if len(kept) > 0 {
+		s.claims.grow(kept[len(kept)-1].Ref.Seq)
+	}
+	return kept, nil
+}
+
+func compareSeq(a, b Ref) int {
+	switch {
+	case a.Seq < b.Seq:
+		return -1
+	case a.Seq > b.Seq:
+		return 1
+	}
+	return 0
+}
