@@ -51,7 +51,7 @@ func TestStartAndURL(t *testing.T) {
 	if err != nil || got["maxmemory"] != "3145728" {
 		t.Errorf("maxmemory = %v, %v, want 3145728", got, err)
 	}
-	if redistest.URL(t) == redistest.URL(t) {
+	if first, second := redistest.URL(t), redistest.URL(t); first == second {
 		t.Error("two databases have the same URL")
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// ErrMissing: a server's binary is not on this machine. The error is a *MissingError, which says how to get it.
+// ErrMissing says that a server's binary is not on this machine. The error is a *MissingError, which says how to get it.
 var ErrMissing = errors.New("binary not found")
 
 // MissingError says which binary is missing and what installs it.

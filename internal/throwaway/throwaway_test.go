@@ -3,9 +3,10 @@ package throwaway_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,15 +30,15 @@ func TestMain(m *testing.M) {
 func abandon() int {
 	r, err := throwaway.Redis(context.Background(), throwaway.RedisConfig{})
 	if err != nil {
-		os.Stderr.WriteString(err.Error())
+		fmt.Fprint(os.Stderr, err)
 		return 1
 	}
 	p, err := throwaway.Postgres(context.Background(), throwaway.PostgresConfig{})
 	if err != nil {
-		os.Stderr.WriteString(err.Error())
+		fmt.Fprint(os.Stderr, err)
 		return 1
 	}
-	os.Stdout.WriteString(strconv.Itoa(r.PID()) + " " + strconv.Itoa(p.PID()) + "\n")
+	fmt.Println(r.PID(), p.PID())
 	return 0
 }
 
@@ -237,10 +238,8 @@ func TestServersEndWithUs(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for d := dir; d != os.TempDir() && len(d) > 1; d = d[:strings.LastIndexByte(d, '/')] {
-		if err := os.Chmod(d, 0o755); err != nil { // the server's account must be able to enter
-			t.Fatal(err)
-		}
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // the server's account must be able to enter
+		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "THROWAWAY_CHILD=1", "TMPDIR="+dir)
