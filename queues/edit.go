@@ -14,11 +14,14 @@ func SetFields(payload string, fields ...Field) (string, error) {
 		found = room[:0]
 		p     = scanner{s: payload}
 	)
-	rest, reason := p.members(func(m *member) { found = append(found, *m) })
-	if reason != "" {
-		return "", &MalformedJobError{Reason: reason}
+	var one member
+	for p.begin(); p.member(&one); {
+		found = append(found, one)
 	}
-	size, begin := len(payload), rest
+	if err := p.malformed(); err != nil {
+		return "", err
+	}
+	size, begin, rest := len(payload), p.closing, p.closing
 	for _, f := range fields {
 		size += len(f.Name) + len(f.Raw) + len(`,"":`)
 	}

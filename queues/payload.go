@@ -79,15 +79,12 @@ func ParseJob(payload string) (Job, error) {
 	job := Job{Payload: payload}
 	job.Retry = RetryRule{Enabled: true, Max: defaultMaxRetries, Missing: true}
 	p := scanner{s: payload}
-	i := p.space(0)
-	if i >= len(payload) || payload[i] != '{' {
-		_, reason := p.members(nil)
-		return Job{Payload: payload}, &MalformedJobError{Reason: reason}
+	var m member
+	for p.begin(); p.member(&m); {
+		job.take(m.name(payload), payload[m.value:m.end])
 	}
-	// members, written out: the closure would make job escape.
-	_, reason := p.members(func(m *member) { job.take(m.name(payload), payload[m.value:m.end]) })
-	if reason != "" {
-		return Job{Payload: payload}, &MalformedJobError{Reason: reason}
+	if err := p.malformed(); err != nil {
+		return Job{Payload: payload}, err
 	}
 	job.Unrepeatable = p.lossy
 	return job, nil
@@ -207,12 +204,13 @@ func timestamp(raw string) Timestamp {
 // false if there is none, or if payload is not a JSON object.
 func TopLevel(payload, name string) (raw string, ok bool) {
 	p := scanner{s: payload}
-	_, reason := p.members(func(m *member) {
+	var m member
+	for p.begin(); p.member(&m); {
 		if m.name(payload) == name {
 			raw, ok = payload[m.value:m.end], true
 		}
-	})
-	if reason != "" {
+	}
+	if p.malformed() != nil {
 		return "", false
 	}
 	return raw, ok

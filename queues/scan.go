@@ -20,7 +20,11 @@ type scanner struct {
 	high uint64
 	// lossy is set by what Ruby reads but cannot write again: infinite numbers and half surrogate pairs.
 	lossy bool
-	err   string
+	err   string // the first error
+
+	// The walk over top-level members.
+	at      int
+	closing int // index of the closing brace when it has been reached, else -1
 }
 
 const (
@@ -55,30 +59,48 @@ func (p *scanner) space(i int) int {
 }
 
 // string takes the index after the opening quote and returns the index after the closing one, and whether there was a
-// backslash in between; -1 on error. Eight bytes at a time: the first byte of a word that is a quote, a backslash or a
-// control character is found by the carry of a subtraction, which is exact for the lowest hit.
+// backslash in between; -1 on error. Eight bytes at a time, with the quotes, backslashes and control characters of a word
+// as bits: payloads are mostly one long string with an escape every few bytes, so all hits of a word are used.
 func (p *scanner) string(i int) (end int, escaped bool) {
 	s := p.s
 	high := p.high
-	for {
-		for i+8 <= len(s) {
-			w := load64(s, i)
-			q := w ^ ('"' * ones)
-			b := w ^ ('\\' * ones)
-			hit := ((q-ones)&^q | (b-ones)&^b | (w-0x20*ones)&^w) & highs
-			if hit == 0 {
-				high |= w
-				i += 8
-				continue
+	for i+8 <= len(s) {
+		w := load64(s, i)
+		low := w & ^uint64(highs)
+		quotes := (low ^ ('"' * ones)) + ^uint64(highs)
+		slashes := (low ^ ('\\' * ones)) + ^uint64(highs)
+		// A byte above 0x7f is none of them: its high bit in w clears the hit.
+		hits := ^(quotes&slashes&(low+0x60*ones) | w) & highs
+		if hits == 0 {
+			high |= w
+			i += 8
+			continue
+		}
+		n := bits.TrailingZeros64(hits) >> 3
+		if s[i+n] != '\\' {
+			if s[i+n] != '"' {
+				return p.fail("control character in a string"), escaped
 			}
-			n := bits.TrailingZeros64(hit) >> 3
-			high |= w & (1<<(8*n) - 1)
-			i += n
-			break
+			p.high = high | w&(1<<(8*n)-1)
+			return i + n + 1, escaped
 		}
-		if i >= len(s) {
-			return p.fail("unterminated string"), escaped
+		escaped = true
+		high |= w & (1<<(8*n) - 1)
+		i += n
+		if i+1 < len(s) && s[i+1] != 'u' && s[i+1] >= 0x20 {
+			high |= uint64(s[i+1])
+			i += 2
+		} else if i = p.escape(i); i < 0 {
+			return -1, escaped
 		}
+	}
+	return p.stringTail(i, high, escaped)
+}
+
+// stringTail is string for the last bytes of the text.
+func (p *scanner) stringTail(i int, high uint64, escaped bool) (int, bool) {
+	s := p.s
+	for i < len(s) {
 		c := s[i]
 		switch {
 		case c == '"':
@@ -89,9 +111,7 @@ func (p *scanner) string(i int) (end int, escaped bool) {
 			if i+1 < len(s) && s[i+1] != 'u' && s[i+1] >= 0x20 {
 				high |= uint64(s[i+1])
 				i += 2
-				continue
-			}
-			if i = p.escape(i); i < 0 {
+			} else if i = p.escape(i); i < 0 {
 				return -1, escaped
 			}
 		case c < 0x20:
@@ -101,6 +121,7 @@ func (p *scanner) string(i int) (end int, escaped bool) {
 			i++
 		}
 	}
+	return p.fail("unterminated string"), escaped
 }
 
 // escape handles \u at index i (of the backslash) and everything that is no escape.
@@ -332,47 +353,70 @@ func (m *member) name(s string) string {
 	return s[m.from:m.to]
 }
 
-// members calls f for each top-level member and reports why the text is not a JSON object, "" if it is one.
-func (p *scanner) members(f func(m *member)) (closing int, reason string) {
-	i := p.space(0)
-	if i >= len(p.s) {
-		return -1, "empty"
+// begin starts a walk over the top-level members: for p.begin(); p.member(&m); {…}, then reason.
+func (p *scanner) begin() {
+	p.closing = -1
+	p.at = p.space(0)
+	if p.at >= len(p.s) {
+		p.fail("empty")
+		return
 	}
-	if p.s[i] != '{' {
-		if i = p.value(i, 0); i < 0 || p.space(i) != len(p.s) {
-			return -1, "not JSON"
+	if p.s[p.at] != '{' {
+		if i := p.value(p.at, 0); i >= 0 && p.space(i) == len(p.s) {
+			p.fail("not a JSON object")
+		} else {
+			p.fail("not JSON")
 		}
-		return -1, "not a JSON object"
+		return
 	}
-	i = p.space(i + 1)
-	closing = i
-	if i < len(p.s) && p.s[i] == '}' {
-		i++
-	} else {
-		var m member
-		for more := true; more; {
-			m.start = i
-			m.from, m.to, m.escaped, m.value = p.key(i)
-			if m.value < 0 {
-				return -1, "not JSON: " + p.err
-			}
-			if m.end = p.value(m.value, 1); m.end < 0 {
-				return -1, "not JSON: " + p.err
-			}
-			f(&m)
-			if i, more = p.next(m.end); i < 0 {
-				return -1, "not JSON: " + p.err
-			}
-		}
-		closing = i - 1
+	p.at = p.space(p.at + 1)
+	if p.at < len(p.s) && p.s[p.at] == '}' {
+		p.end(p.at)
 	}
-	if p.space(i) != len(p.s) {
-		return -1, "not JSON: something follows the object"
+}
+
+// end takes the index of the closing brace.
+func (p *scanner) end(closing int) {
+	p.closing = closing
+	if p.space(closing+1) != len(p.s) {
+		p.fail("something follows the object")
+		return
 	}
 	if p.high&highs != 0 && !utf8.ValidString(p.s) {
 		p.lossy = true
 	}
-	return closing, ""
+}
+
+// member reads the next member, and reports false when there is none or after an error.
+func (p *scanner) member(m *member) bool {
+	if p.closing >= 0 || p.err != "" {
+		return false
+	}
+	m.start = p.at
+	m.from, m.to, m.escaped, m.value = p.key(p.at)
+	if m.value < 0 {
+		return false
+	}
+	if m.end = p.value(m.value, 1); m.end < 0 {
+		return false
+	}
+	i, more := p.next(m.end)
+	if i < 0 {
+		return false
+	}
+	p.at = i
+	if !more {
+		p.end(i - 1)
+	}
+	return true
+}
+
+// malformed is the error of a walk that has ended, nil if the text is a JSON object.
+func (p *scanner) malformed() error {
+	if p.err == "" {
+		return nil
+	}
+	return &MalformedJobError{Reason: p.err}
 }
 
 // unescape decodes the inside of a scanned JSON string.
