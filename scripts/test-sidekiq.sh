@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Runs the tests against the original with another Sidekiq than Debian 12's 6.4.1.
+#
+#   scripts/test-sidekiq.sh                a Debian 13 tree with Sidekiq 7.3.2; made once, needs root
+#   SIDEKIQ=DIR scripts/test-sidekiq.sh    a checkout of Sidekiq's source (any version), with this machine's Ruby
+#
+# With SIDEKIQ=DIR the gems that the version needs must be in Ruby's path: add them with RUBYLIB=dir:dir. Sidekiq 7 and later
+# needs redis-client 0.22 or newer and connection_pool 2.3 or newer, which Debian 12 does not have.
+# PACKAGES and RUN change which tests run. The tree is $XDG_CACHE_HOME/queueville/debian-13-sidekiq (about 250 MB).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
+
+packages=${PACKAGES:-./queues/... ./worker/... ./internal/...}
+run=${RUN:-Oracle|Conformance}
+say() { printf 'test-sidekiq: %s\n' "$*" >&2; }
+
+go_test() {
+	# -count=1: which Sidekiq it is does not show in Go's test cache key.
+	# shellcheck disable=SC2086
+	CI=true go test -count=1 -timeout 15m -run "$run" $packages
+}
+
+if [ -n "${SIDEKIQ:-}" ] && [ -d "$SIDEKIQ" ]; then
+	checkout=$(cd "$SIDEKIQ" && pwd)
+	if [ ! -f "$checkout/lib/sidekiq.rb" ]; then
+		say "error: $checkout has no lib/sidekiq.rb; give the root of Sidekiq's source"
+		exit 1
+	fi
+	export RUBYLIB="$checkout/lib${RUBYLIB:+:$RUBYLIB}"
+	export RUBY=ruby SIDEKIQ="ruby $checkout/bin/sidekiq"
+	version=$(ruby -e 'require "sidekiq"; print Sidekiq::VERSION') || {
+		say "error: that Sidekiq does not load with this Ruby; see the head of $0"
+		exit 1
+	}
+	say "Sidekiq $version from $checkout"
+	go_test
+	exit
+fi
+
+if [ "$(id -u)" != 0 ]; then
+	say "error: making a Debian tree needs root"
+	say "hint: sudo make test-sidekiq, or SIDEKIQ=/path/to/sidekiq make test-sidekiq"
+	exit 1
+fi
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/queueville
+tree=$cache/debian-13-sidekiq
+mkdir -p "$cache"
+
+# mirror prints the address that this machine gets Debian's main archive from, of either format of apt's sources.
+mirror() {
+	if command -v apt-get >/dev/null; then
+		apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' 2>/dev/null |
+			awk '$2 == "main" && $3 == "Debian" && $1 !~ /security/ { print $1; exit }'
+	fi
+}
+
+make_tree() {
+	local new=$tree.new archive
+	archive=$(mirror)
+	if [ -z "$archive" ]; then
+		say "error: no Debian archive in this machine's apt sources (after apt-get update)"
+		exit 1
+	fi
+	# A half-made tree of a run that was cut off may still have something mounted in it: never delete through a mount.
+	if awk '{ print $2 }' /proc/mounts | grep -q "^$new/"; then
+		say "error: something is mounted below $new; unmount it"
+		exit 1
+	fi
+	rm -rf --one-file-system "$new"
+	say "making a Debian 13 tree from $archive (once, some minutes)"
+	local log=$cache/debootstrap.log
+	if ! debootstrap --variant=minbase --include=ruby-sidekiq trixie "$new" "$archive" >"$log" 2>&1; then
+		tail -n 30 "$log" "$new/debootstrap/debootstrap.log" >&2 || true
+		say "error: debootstrap failed"
+		exit 1
+	fi
+	rm -rf "$new"/var/cache/apt/archives/*.deb "$new"/var/lib/apt/lists/*
+	mv "$new" "$tree"
+}
+
+exec 9>"$cache/debian-13-sidekiq.lock" # one maker at a time
+flock 9
+[ -x "$tree/usr/bin/ruby" ] || make_tree
+flock -u 9
+exec 9>&-
+
+mounted=
+cleanup() {
+	[ -z "$mounted" ] || umount "$tree/proc" || say "warning: $tree/proc stays mounted"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM HUP
+# Sidekiq reads its memory use there. Some containers do not allow it; it then reports 0.
+if [ ! -e "$tree/proc/self" ]; then
+	if mount -t proc proc "$tree/proc" 2>/dev/null; then mounted=1; else say "no /proc in the tree (mount is not allowed here)"; fi
+fi
+
+scripts=internal/oracle/ruby
+if [ ! -d "$scripts" ]; then
+	say "error: $scripts is not there"
+	exit 1
+fi
+rm -rf --one-file-system "$tree/oracle"
+mkdir "$tree/oracle"
+cp "$scripts"/*.rb "$tree/oracle/"
+
+export RUBY="chroot $tree env -C /oracle ruby" SIDEKIQ="chroot $tree env -C /oracle sidekiq"
+say "Sidekiq $(chroot "$tree" ruby -e 'require "sidekiq"; print Sidekiq::VERSION') in $tree"
+go_test
