@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"time"
+
+	"github.com/queueville/queueville/bench/internal/measure"
+	"github.com/queueville/queueville/bench/internal/peers"
+	"github.com/queueville/queueville/bench/internal/receiver"
+)
+
+// child is one contender.
+func child(ctx context.Context, args []string) (err error) {
+	flags := flag.NewFlagSet("child", flag.ContinueOnError)
+	var cfg peers.DeliveryConfig
+	name := flags.String("contender", "", "which")
+	profile := flags.String("cpuprofile", "", "file")
+	flags.StringVar(&cfg.Redis, "redis", "", "host:port")
+	flags.StringVar(&cfg.Database, "database", "", "Postgres URL")
+	flags.IntVar(&cfg.Concurrency, "concurrency", 10, "as the contender counts it")
+	flags.IntVar(&cfg.Window, "window", 0, "jobs in hand at most")
+	flags.IntVar(&cfg.PerHost, "per-host", 8, "requests in flight per destination")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err != nil {
+			return fmt.Errorf("make profile: %w", err)
+		}
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return fmt.Errorf("start profile: %w", err)
+		}
+		defer func() {
+			pprof.StopCPUProfile()
+			err = errors.Join(err, file.Close())
+		}()
+	}
+	if *name == "delivery" {
+		return peers.RunDelivery(ctx, cfg)
+	}
+	return peers.Run(ctx, *name, cfg.Config)
+}
+
+// receive is the receivers' process.
+func receive(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("receive", flag.ContinueOnError)
+	path := flags.String("config", "", "file")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(*path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	var cfg receiver.Config
+	if err := json.Unmarshal(text, &cfg); err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	return receiver.Run(ctx, cfg, os.Stdout)
+}
+
+// sign measures bare signatures.
+func sign(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("sign", flag.ContinueOnError)
+	useGo := flags.Bool("go", false, "with crypto/rsa")
+	threads := flags.Int("threads", 1, "at once; 0 means as many as there are CPUs")
+	length := flags.Duration("length", 2*time.Second, "how long")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *threads <= 0 {
+		*threads = runtime.GOMAXPROCS(0)
+	}
+	cpu := func() (time.Duration, error) { return measure.CPU(os.Getpid()) }
+	return peers.Sign(ctx, *useGo, *threads, *length, cpu, os.Stdout)
+}

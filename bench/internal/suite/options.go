@@ -1,0 +1,118 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/queueville/queueville/bench/internal/measure"
+)
+
+// Options are what a run is told.
+type Options struct {
+	Rounds     int       // of every contender; 0 means 3, quick 1
+	Quick      bool      // few jobs, for a look
+	Only       []string  // contenders to run; nil means all
+	Jobs       int       // jobs per round of the quick contenders; 0 means the suite's own number. Slow ones get fewer
+	Log        io.Writer // progress, for a person
+	Self       string    // this program, which the harness starts again for contenders and receivers
+	Root       string    // the module's directory, where queueville is built
+	Dir        string    // a directory for this run's files, removed by the caller
+	ProfileDir string    // where Go contenders write CPU profiles; "" means that they do not
+}
+
+// withDefaults fills in what was left out.
+func (o Options) withDefaults() Options {
+	if o.Rounds <= 0 {
+		o.Rounds = 3
+		if o.Quick {
+			o.Rounds = 1
+		}
+	}
+	if o.Log == nil {
+		o.Log = io.Discard
+	}
+	return o
+}
+
+func (o Options) wants(name string) bool { return len(o.Only) == 0 || slices.Contains(o.Only, name) }
+
+func (o Options) logf(format string, args ...any) { _, _ = fmt.Fprintf(o.Log, format+"\n", args...) }
+
+// Report is what a suite found.
+type Report struct {
+	Suite   string              `json:"suite"`
+	Tables  []Table             `json:"tables"`
+	Targets []measure.Target    `json:"targets"`
+	Notes   []string            `json:"notes,omitempty"`
+	Values  map[string][]Figure `json:"values,omitempty"` // contender → one for each round
+	Took    float64             `json:"took_s"`
+}
+
+// Table is one table of a report; the first row is its head.
+type Table struct {
+	Title string     `json:"title"`
+	Rows  [][]string `json:"rows"`
+}
+
+// Figure is what one contender did in one round.
+type Figure struct {
+	PerSecond  float64 `json:"per_second"`
+	CPU        float64 `json:"cpu_us"`       // of the contender, µs per job
+	RedisCPU   float64 `json:"redis_cpu_us"` // µs per job
+	RoundTrips float64 `json:"round_trips"`  // to Redis, per job
+	PeakMiB    float64 `json:"peak_mib"`     // resident
+	Jobs       int     `json:"jobs"`
+}
+
+// Suites are the names of all suites, in the order in which they run.
+func Suites() []string { return []string{"noop", "delivery", "memory", "deadhosts", "shared"} }
+
+// Run runs one suite.
+func Run(ctx context.Context, name string, o Options) (*Report, error) {
+	o = o.withDefaults()
+	suites := map[string]func(context.Context, Options) (*Report, error){
+		"noop": runNoop, "delivery": runDelivery, "memory": runMemory, "deadhosts": runDeadHosts, "shared": runShared,
+	}
+	run, ok := suites[name]
+	if !ok {
+		return nil, fmt.Errorf("unknown suite %q", name)
+	}
+	start := time.Now()
+	report, err := run(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	report.Suite, report.Took = name, time.Since(start).Seconds()
+	return report, nil
+}
+
+// build makes a queueville binary; without cgo it signs in Go.
+func (o Options) build(ctx context.Context, cgo bool) (string, error) {
+	name := "queueville"
+	env := "CGO_ENABLED=1"
+	if !cgo {
+		name, env = "queueville-nocgo", "CGO_ENABLED=0"
+	}
+	path := filepath.Join(o.Dir, name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/queueville") //nolint:gosec // our own module
+	cmd.Dir, cmd.Env = o.Root, append(os.Environ(), env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build queueville: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// errLost says that a contender did not finish the jobs it was given.
+var errLost = errors.New("jobs are not finished")
