@@ -72,23 +72,17 @@ func ParseArgs(args string) (Delivery, error) {
 	if err != nil {
 		return parseArgsSlowly(args)
 	}
-	d := Delivery{AccountID: accountID}
-	if d.Body, ok = unescape(body); !ok {
-		return Delivery{}, argumentErrorf("JSON::ParserError", "args: bad escape in the body")
-	}
-	if d.InboxURL, ok = unescape(inbox); !ok {
-		return Delivery{}, argumentErrorf("JSON::ParserError", "args: bad escape in the inbox URL")
-	}
+	d := Delivery{Body: body, AccountID: accountID, InboxURL: inbox}
 	if options != "" && options != "{}" {
 		if d.Options, err = parseOptions([]byte(options)); err != nil {
-			return Delivery{}, err
+			return parseArgsSlowly(args) // there may be more behind the object
 		}
 	}
 	return d, nil
 }
 
-// splitArgs cuts ["body",1,"inbox"] or ["body",1,"inbox",{…}] as Ruby's JSON.generate writes it, without looking into the
-// strings: ok is false for anything else, also for valid JSON written another way.
+// splitArgs reads ["body",1,"inbox"] or ["body",1,"inbox",{…}] as Ruby's JSON.generate writes it, in one pass: ok is false for
+// anything else, also for valid JSON written another way.
 func splitArgs(args string) (body, id, inbox, options string, ok bool) {
 	if len(args) < 2 || args[0] != '[' || args[len(args)-1] != ']' {
 		return "", "", "", "", false
@@ -115,25 +109,6 @@ func splitArgs(args string) (body, id, inbox, options string, ok bool) {
 	return body, id, inbox, rest[1:], true
 }
 
-// cutString takes a JSON string off the front of s and returns what is between its quotes, still escaped.
-func cutString(s string) (raw, rest string, ok bool) {
-	if s == "" || s[0] != '"' {
-		return "", "", false
-	}
-	for i := 1; i < len(s); {
-		n := strings.IndexByte(s[i:], '"')
-		if n < 0 {
-			return "", "", false
-		}
-		i += n
-		if backslashesBefore(s, i)%2 == 0 {
-			return s[1:i], s[i+1:], true
-		}
-		i++
-	}
-	return "", "", false
-}
-
 func backslashesBefore(s string, i int) int {
 	n := 0
 	for i-n > 0 && s[i-n-1] == '\\' {
@@ -142,56 +117,75 @@ func backslashesBefore(s string, i int) int {
 	return n
 }
 
-// unescape undoes the escapes of a JSON string. It shares memory with raw when there are none.
-func unescape(raw string) (string, bool) {
-	next := strings.IndexByte(raw, '\\')
-	if next < 0 {
-		return raw, true
+// cutString takes a JSON string off the front of s and undoes its escapes. The value shares memory with s when there are none.
+func cutString(s string) (value, rest string, ok bool) {
+	if s == "" || s[0] != '"' {
+		return "", "", false
 	}
-	out := make([]byte, 0, len(raw))
-	for {
-		out = append(out, raw[:next]...)
-		raw = raw[next:]
-		if len(raw) < 2 {
-			return "", false
-		}
-		switch c := raw[1]; c {
-		case '"', '\\', '/':
-			out, raw = append(out, c), raw[2:]
-		case 'n':
-			out, raw = append(out, '\n'), raw[2:]
-		case 't':
-			out, raw = append(out, '\t'), raw[2:]
-		case 'r':
-			out, raw = append(out, '\r'), raw[2:]
-		case 'b':
-			out, raw = append(out, '\b'), raw[2:]
-		case 'f':
-			out, raw = append(out, '\f'), raw[2:]
-		case 'u':
-			r, ok := hex4(raw)
-			if !ok {
-				return "", false
-			}
-			raw = raw[6:]
-			if utf16.IsSurrogate(r) {
-				low, ok := hex4(raw)
-				if pair := utf16.DecodeRune(r, low); ok && pair != utf8.RuneError {
-					r, raw = pair, raw[6:]
-				} else {
-					r = utf8.RuneError
-				}
-			}
-			out = utf8.AppendRune(out, r)
-		default:
-			return "", false
-		}
-		if next = strings.IndexByte(raw, '\\'); next < 0 {
-			out = append(out, raw...)
+	s = s[1:]
+	i := plainPrefix(s)
+	if i == len(s) {
+		return "", "", false
+	}
+	if s[i] == '"' {
+		return s[:i], s[i+1:], true
+	}
+	// A body is JSON in JSON, with an escape every few bytes, so it is copied byte by byte. No escape grows when undone.
+	out := make([]byte, len(s))
+	n := copy(out, s[:i])
+	for i < len(s) {
+		c := s[i]
+		switch {
+		case c == '"':
 			// out is not touched again, so the string may keep its memory instead of a second copy of the body.
-			return unsafe.String(unsafe.SliceData(out), len(out)), true
+			return unsafe.String(unsafe.SliceData(out), n), s[i+1:], true
+		case c != '\\':
+			out[n] = c
+			n++
+			i++
+		case i+1 < len(s) && simpleEscapes[s[i+1]] != 0:
+			out[n] = simpleEscapes[s[i+1]]
+			n++
+			i += 2
+		default:
+			r, size := unicodeEscape(s[i:])
+			if size == 0 {
+				return "", "", false
+			}
+			n += len(utf8.AppendRune(out[:n], r)) - n
+			i += size
 		}
 	}
+	return "", "", false
+}
+
+// plainPrefix is the length of what comes before the first quote or backslash.
+func plainPrefix(s string) int {
+	for i := range len(s) {
+		if c := s[i]; c == '"' || c == '\\' {
+			return i
+		}
+	}
+	return len(s)
+}
+
+// simpleEscapes maps the letter of a two-byte escape to what it means; 0 for none.
+var simpleEscapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'n': '\n', 't': '\t', 'r': '\r', 'b': '\b', 'f': '\f'}
+
+// unicodeEscape reads the \u escape at the front of s, a surrogate pair as one; size is 0 for a bad one.
+func unicodeEscape(s string) (r rune, size int) {
+	r, ok := hex4(s)
+	if !ok {
+		return 0, 0
+	}
+	if !utf16.IsSurrogate(r) {
+		return r, 6
+	}
+	low, ok := hex4(s[6:])
+	if pair := utf16.DecodeRune(r, low); ok && pair != utf8.RuneError {
+		return pair, 12
+	}
+	return utf8.RuneError, 6
 }
 
 // hex4 reads the escape \uXXXX at the front of s.
@@ -251,11 +245,8 @@ func parseArgsSlowly(args string) (Delivery, error) {
 }
 
 func rawString(raw json.RawMessage) (string, bool) {
-	inner, rest, ok := cutString(string(raw))
-	if !ok || rest != "" {
-		return "", false
-	}
-	return unescape(inner)
+	value, rest, ok := cutString(string(raw))
+	return value, ok && rest == ""
 }
 
 // parseAccountID reads an id the way ActiveRecord's find casts it: an integer, a whole float, or a string that starts with digits.

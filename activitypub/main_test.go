@@ -11,6 +11,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if spec := os.Getenv(receiverEnv); spec != "" {
+		if err := benchReceiver(spec); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n") //nolint:errcheck // about to exit
+		}
+		return
+	}
 	code := m.Run()
 	for _, stop := range []func() error{pgtest.Stop, redistest.Stop} {
 		if err := stop(); err != nil && code == 0 {

@@ -210,10 +210,8 @@ func Destination(args string) (string, error) {
 
 // inboxOf reads the inbox the long way: any JSON spelling, any escapes.
 func inboxOf(args string) (string, error) {
-	if _, _, raw, _, ok := splitArgs(args); ok {
-		if inbox, ok := unescape(raw); ok {
-			return inbox, nil
-		}
+	if _, _, inbox, _, ok := splitArgs(args); ok {
+		return inbox, nil
 	}
 	d, err := parseArgsSlowly(args)
 	return d.InboxURL, err
