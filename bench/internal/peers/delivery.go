@@ -15,6 +15,7 @@ import (
 	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/internal/deliveryjobs"
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 	"github.com/queueville/queueville/worker"
 )
 
@@ -54,7 +55,7 @@ func RunDelivery(ctx context.Context, cfg DeliveryConfig) error {
 		},
 		Holder:   queues.Holder{Identity: identity, Hostname: hostname, PID: os.Getpid()},
 		Handlers: []worker.Handler{deliveryjobs.NewHandler(deliverer, nil)}, Gate: deliveryjobs.NewGate(deliverer.Hosts()),
-		Owned: map[string]int{Queue: 0}, OwnedKeys: []string{Queue}, Concurrency: cfg.Concurrency, Window: cfg.Window, MirrorBusy: true,
+		Owned: []scheduler.Queue{{Name: Queue}}, Concurrency: cfg.Concurrency, Window: cfg.Window, MirrorBusy: true,
 	})
 	if err != nil {
 		return err

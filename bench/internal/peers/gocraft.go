@@ -23,7 +23,7 @@ func runGocraft(ctx context.Context, cfg Config) error {
 	}
 	defer func() { _ = pool.Close() }()
 	workers := work.NewWorkerPool(gocraftContext{}, uint(cfg.Concurrency), GocraftNamespace, pool) //nolint:gosec // small
-	workers.Job(Job, func(*work.Job) error { return nil })                                        // its arguments have been decoded
+	workers.Job(Job, func(*work.Job) error { return nil })                                         // its arguments have been decoded
 	workers.Start()
 	<-ctx.Done()
 	workers.Stop()

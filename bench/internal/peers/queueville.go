@@ -11,6 +11,7 @@ import (
 
 	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 	"github.com/queueville/queueville/worker"
 )
 
@@ -29,9 +30,9 @@ func runQueueville(ctx context.Context, cfg Config, decode bool) error {
 		Process: queues.ProcessInfo{
 			Identity: identity, Hostname: hostname, PID: os.Getpid(), StartedAt: time.Now(), Tag: "bench", Concurrency: 25, Queues: []string{Queue},
 		},
-		Holder:   queues.Holder{Identity: identity, Hostname: hostname, PID: os.Getpid()},
-		Handlers: []worker.Handler{noop{decode}},
-		Owned:    map[string]int{Queue: 0}, OwnedKeys: []string{Queue},
+		Holder:      queues.Holder{Identity: identity, Hostname: hostname, PID: os.Getpid()},
+		Handlers:    []worker.Handler{noop{decode}},
+		Owned:       []scheduler.Queue{{Name: Queue}},
 		Concurrency: cfg.Concurrency, Window: cfg.Window, MirrorBusy: true,
 	})
 	if err != nil {

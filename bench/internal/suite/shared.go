@@ -11,7 +11,6 @@ import (
 
 	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/bench/internal/measure"
-	"github.com/queueville/queueville/bench/internal/peers"
 	"github.com/queueville/queueville/bench/internal/receiver"
 	"github.com/queueville/queueville/internal/throwaway"
 	"github.com/queueville/queueville/queues"

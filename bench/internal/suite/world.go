@@ -261,8 +261,8 @@ type run struct {
 	jobs    int // to inboxes that answer
 	body    int // bytes
 	seed    uint64
-	limit   time.Duration // for the whole run
-	warm    float64       // share of the jobs before the clock starts
+	limit   time.Duration                               // for the whole run
+	warm    float64                                     // share of the jobs before the clock starts
 	sampled func(context.Context, *process, *receivers) // called at every look; may be nil
 }
 
