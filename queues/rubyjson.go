@@ -202,12 +202,13 @@ func appendList(out []byte, v reflect.Value, depth int) ([]byte, error) {
 	return append(out, ']'), nil
 }
 
-// appendFloat prints f as Ruby's Float#to_s does: always a point, exponent form below 10⁻⁴ and from 10¹⁶ on.
+// appendFloat prints f as Ruby's Float#to_s does: always a point, exponent form below 10⁻⁴ and from 10¹⁵ on
+// (from 10¹⁶ on for what has a fraction).
 func appendFloat(out []byte, f float64) ([]byte, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return nil, fmt.Errorf("%w: %v", ErrNotPlain, f)
 	}
-	if a := math.Abs(f); a != 0 && (a < 1e-4 || a >= 1e16) {
+	if a := math.Abs(f); a != 0 && (a < 1e-4 || a >= 1e16 || a >= 1e15 && a == math.Trunc(a)) {
 		from := len(out)
 		out = strconv.AppendFloat(out, f, 'e', -1, 64)
 		e := from + bytes.IndexByte(out[from:], 'e')

@@ -12,8 +12,9 @@ import (
 const maxDepth = 100
 
 // scanner walks JSON text without decoding it and refuses what Ruby's JSON.parse (json 2.6.1, 2.7.2) refuses. It is
-// stricter in one thing, which nobody writes: comments. Like Ruby it takes an escape of any printable character ("\q"), raw
-// invalid UTF-8 in strings, any pair of \u escapes that starts with a high surrogate, and a low surrogate alone.
+// stricter in two things that nobody writes: comments, and a high surrogate without an escape behind it, which Ruby takes
+// or refuses by what follows. Like Ruby it takes an escape of any printable character ("\q"), raw invalid UTF-8 in
+// strings, any pair of \u escapes that starts with a high surrogate, and a low surrogate alone.
 type scanner struct {
 	s string
 	// high collects the bytes of all strings, so that the UTF-8 check is done only where there is something to check.
