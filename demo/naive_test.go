@@ -217,17 +217,19 @@ func naivePEM(text string) (*rsa.PrivateKey, error) {
 
 func (w *naive) loop(ctx context.Context) {
 	background := context.WithoutCancel(ctx)
+	queues, turn := []string{"queue:push", "queue:pull"}, 0
 	for ctx.Err() == nil {
-		popped, err := w.redis.BRPop(background, time.Second, "queue:push", "queue:pull").Result()
-		if err != nil {
-			if !errors.Is(err, redis.Nil) {
-				return
-			}
+		payload, err := w.redis.RPop(background, queues[turn%2]).Result()
+		if turn++; errors.Is(err, redis.Nil) {
+			time.Sleep(20 * time.Millisecond)
 
 			continue
 		}
+		if err != nil {
+			return
+		}
 		w.inFlight.Add(1)
-		w.perform(background, popped[1])
+		w.perform(background, payload)
 		w.inFlight.Add(-1)
 	}
 }

@@ -44,17 +44,20 @@ type Options struct {
 	Err  io.Writer // gets progress. Required
 
 	// IsTerminal: Err is a terminal: progress bar and colours instead of a line every few seconds.
-	IsTerminal bool
-	NoColor    bool // no colours even on a terminal (NO_COLOR)
-	Width      int  // columns of the terminal; 0 means 80
+	IsTerminal    bool
+	OutIsTerminal bool // Out is one too: colours in the summary
+	NoColor       bool // no colours even on a terminal (NO_COLOR)
+	Width         int  // columns of the terminal; 0 means 80
 
 	// Timeout ends the delivering, however far it is; 0 means three minutes.
 	Timeout time.Duration
-	// KeepDir is where the server's files (.env.production without its secrets' use once the servers are gone, worker.log) are made
-	// and stay; "" means a temporary directory that is removed at the end, unless jobs were lost: then it stays and is named.
+	// KeepDir is where the server's files (.env.production, worker.log) are made and stay; their secrets are of servers that are gone by
+	// then. "" means a temporary directory that is removed at the end, unless jobs were lost: then it stays and is named.
 	KeepDir string
 	// Classes of hosts; nil means loadtest.DefaultClasses().
 	Classes []loadtest.Class
+
+	settle time.Duration // see settleTime; tests have less of it
 }
 
 // withDefaults fills in what was left out, and says everything that is wrong.
@@ -72,6 +75,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
+	}
+	if o.settle == 0 {
+		o.settle = settleTime
 	}
 	if o.Classes == nil {
 		o.Classes = loadtest.DefaultClasses()

@@ -58,7 +58,7 @@ func (r *reporter) done(what string) {
 	if r.o.IsTerminal {
 		r.printf("\r\033[K")
 	}
-	r.printf("  %s %-46s %s\n", r.style.green("✓"), what, r.style.dim(seconds(time.Since(r.since))))
+	r.printf("  %s %-52s %s\n", r.style.green("✓"), what, r.style.dim(seconds(time.Since(r.since))))
 	r.since, r.running = time.Now(), ""
 }
 
@@ -83,7 +83,8 @@ func (r *reporter) progress(t *tracker, stats WorkerStats) {
 	if span := now.Sub(r.rateAt); span >= rateSpan {
 		r.rate, r.rateAt, r.rateOf = float64(int(total.Accepted)-r.rateOf)/span.Seconds(), now, int(total.Accepted)
 	}
-	words := fmt.Sprintf("%s delivered · %s retrying · %s held", count(int(total.Accepted-total.Duplicates)), count(int(stats.Retrying)), count(int(stats.Held)))
+	words := fmt.Sprintf("%s delivered · %s retrying · %s held · %s/s",
+		count(int(total.Accepted-total.Duplicates)), count(int(stats.Retrying)), count(int(stats.Held)), count(int(r.rate)))
 	if r.o.IsTerminal {
 		r.drawBar(len(t.jobs), settled, words)
 
@@ -91,7 +92,7 @@ func (r *reporter) progress(t *tracker, stats WorkerStats) {
 	}
 	if now.Sub(r.lastOut) >= lineEvery {
 		r.lastOut = now
-		r.printf("  %3d %%  %s, %s/s\n", settled*100/len(t.jobs), words, count(int(r.rate)))
+		r.printf("  %3d %%  %s\n", settled*100/len(t.jobs), words)
 	}
 }
 
@@ -122,11 +123,15 @@ func (r *reporter) stopping() {
 }
 
 // delivered ends the bar's line.
-func (r *reporter) delivered() {
+func (r *reporter) delivered(left int) {
 	if r.bar != nil {
 		_ = r.bar.Clear() // fails only when the terminal is gone
 	}
-	r.done("every job tried")
+	if left == 0 {
+		r.done("every job had its first outcome, worker stopped")
+	} else {
+		r.done("worker stopped, " + count(left) + " jobs still to be tried")
+	}
 	r.printf("\n")
 }
 

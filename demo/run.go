@@ -77,7 +77,7 @@ func (s *site) run(ctx context.Context, o *Options, report *reporter, start Star
 	stopErr := worker.Stop(stopCtx)
 	endWorker()
 	at.stopped = time.Now()
-	report.delivered()
+	report.delivered(len(t.pending))
 
 	// Looking costs a second at most and is worth it after an interrupt too: the counts are true then.
 	lookCtx, cancelLook := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -136,7 +136,7 @@ func (t *tracker) watch(ctx context.Context, o *Options, report *reporter, worke
 		case <-show.C:
 			report.progress(t, worker.Stats())
 		case <-look.C:
-			settled, err := t.step(ctx, worker, &idleSince)
+			settled, err := t.step(ctx, o.settle, worker, &idleSince)
 			if err != nil && ctx.Err() == nil {
 				return err
 			}
@@ -150,7 +150,7 @@ func (t *tracker) watch(ctx context.Context, o *Options, report *reporter, worke
 }
 
 // step looks once, and says whether there is nothing left to wait for.
-func (t *tracker) step(ctx context.Context, worker Worker, idleSince *time.Time) (bool, error) {
+func (t *tracker) step(ctx context.Context, settle time.Duration, worker Worker, idleSince *time.Time) (bool, error) {
 	if err := t.look(ctx); err != nil || len(t.pending) == 0 {
 		return err == nil, err
 	}
@@ -172,5 +172,5 @@ func (t *tracker) step(ctx context.Context, worker Worker, idleSince *time.Time)
 	}
 	t.skipped()
 
-	return len(t.pending) == 0 || time.Since(*idleSince) > settleTime, nil
+	return len(t.pending) == 0 || time.Since(*idleSince) > settle, nil
 }

@@ -98,7 +98,11 @@ func summarise(t *tracker, result []fate, doubled []string, stats *WorkerStats, 
 	s.countFates(t, result)
 	s.countRequests(t.site.fedi, stats)
 	s.measure(t, result, at)
-	s.Untried = len(t.pending)
+	for i := range t.pending {
+		if result[i] == waiting || result[i] == lost {
+			s.Untried++
+		}
+	}
 	s.Clean = s.Lost == 0 && len(s.DoubledJIDs) == 0 && s.BadSignatures+s.BadDigests == 0 && s.Untried == 0
 
 	return s

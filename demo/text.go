@@ -12,7 +12,7 @@ const aboutWidth = 108
 
 // writeText prints the summary for a person.
 func writeText(o *Options, s *Summary) error {
-	p := &page{w: o.Out, style: style{on: o.IsTerminal && !o.NoColor}}
+	p := &page{w: o.Out, style: style{on: o.OutIsTerminal && !o.NoColor}}
 	p.headline(s)
 	p.fates(s)
 	p.checks(s)
@@ -55,16 +55,15 @@ func (p *page) fates(s *Summary) {
 		}
 		p.printf("  %-12s %9s %8s   %s\n", name, count(n), share, p.style.dim(about))
 	}
-	line("delivered", s.Delivered, "a receiver took it, and its signature was right")
-	line("retrying", s.Retrying, "tried and failed: waits in Sidekiq's retry set")
-	line("held", s.Held, "host down or busy: waits untried, costs nothing")
-	line("given up", s.GivenUp, "the host's no is final (403, 404, 410, 501)")
-	line("skipped", s.Unavailable, "host is in unavailable_domains")
+	line("delivered", s.Delivered, "taken by a receiver, signature right")
+	line("retrying", s.Retrying, "tried, failed; in Sidekiq's retry set")
+	line("held", s.Held, "host down or busy: stored untried")
+	line("given up", s.GivenUp+s.Unavailable, "a final no (4xx, 501), or unavailable")
 	if s.Waiting > 0 {
-		line("waiting", s.Waiting, "back in its queue when the worker stopped")
+		line("waiting", s.Waiting, "in its queue when the worker stopped")
 	}
 	name, number := "lost", count(s.Lost)
-	about := p.style.dim("looked for in Redis and at the receivers, job by job")
+	about := p.style.dim("each looked for in Redis and outside")
 	paint := p.style.green
 	if s.Lost > 0 {
 		paint = p.style.red
@@ -92,21 +91,24 @@ func (p *page) checks(s *Summary) {
 	}
 	parts := []string{
 		number(s.BadSignatures, "bad signatures"), number(s.BadDigests, "bad digests"), number(s.Duplicates, "duplicates"),
-		count(int(s.SecondKnocks)) + " second knocks",
 	}
 	if n := len(s.DoubledJIDs); n > 0 {
 		parts = append(parts, p.style.red(count(n)+" jobs in two places"))
 	}
 	if s.Untried > 0 {
-		parts = append(parts, p.style.red(count(s.Untried)+" never tried"))
+		parts = append(parts, p.style.red(count(s.Untried)+" untried"))
 	}
-	p.printf("  checked      %s\n", strings.Join(parts, " · "))
+	p.printf("  checked        %s\n", strings.Join(parts, " · "))
+	if s.Requests > 0 {
+		p.printf("  requests       %s · %d %% over HTTP/2 · %s second knocks\n",
+			count(int(s.Requests)), s.HTTP2Requests*100/s.Requests, count(int(s.SecondKnocks)))
+	}
 }
 
 func (p *page) speed(s *Summary) {
-	p.printf("  speed        %s deliveries/s%s\n", p.style.bold(count(int(s.DeliveriesPerSecond))), signedBy(s.Signer))
-	p.printf("  first answer p50 %s · p99 %s %s\n", duration(s.FirstOutcomeP50Ms), duration(s.FirstOutcomeP99Ms), p.style.dim("(from enqueueing)"))
-	p.printf("  request      p50 %s · p99 %s %s\n\n", duration(s.RequestP50Ms), duration(s.RequestP99Ms), p.style.dim("(measured by the "+s.RequestMeasuredBy+")"))
+	p.printf("  speed          %s deliveries/s%s\n", p.style.bold(count(int(s.DeliveriesPerSecond))), signedBy(s.Signer))
+	p.printf("  first outcome  p50 %s · p99 %s %s\n", duration(s.FirstOutcomeP50Ms), duration(s.FirstOutcomeP99Ms), p.style.dim("(from enqueueing)"))
+	p.printf("  request        p50 %s · p99 %s %s\n\n", duration(s.RequestP50Ms), duration(s.RequestP99Ms), p.style.dim("(measured by the "+s.RequestMeasuredBy+")"))
 }
 
 func signedBy(signer string) string {
@@ -135,17 +137,32 @@ func (p *page) classes(s *Summary, about bool) {
 		p.printf("%s\n", row)
 	}
 	p.printf("\n")
+	p.downHosts(s)
+}
+
+// downHosts says what the jobs for hosts that are down cost: the point of holding them.
+func (p *page) downHosts(s *Summary) {
+	var hosts, tried, held int
+	for i := range s.Classes {
+		if c := &s.Classes[i]; c.Delivered == 0 && c.Held > 0 {
+			hosts, tried, held = hosts+c.Hosts, tried+c.Retrying, held+c.Held
+		}
+	}
+	if held > 0 {
+		p.printf("  %s hosts took nothing: %s of %s jobs for them were tried at all.\n\n",
+			count(hosts), count(tried), count(tried+held))
+	}
 }
 
 // next says where to go from here.
 func (p *page) next(s *Summary) {
 	p.printf("%s\n", p.style.bold("What to look at next"))
-	item := func(command, about string) { p.printf("  %-44s %s\n", command, p.style.dim(about)) }
+	item := func(command, about string) { p.printf("  %-41s %s\n", command, p.style.dim(about)) }
 	if s.Dir != "" {
 		item(s.Dir+"/worker.log", "what the worker had to say")
 	}
-	item("queueville work --check --mastodon DIR", "is your server's configuration fit?")
-	item("queueville work --shadow --mastodon DIR", "looks and signs, takes and sends nothing")
+	item("queueville work --check --mastodon DIR", "is your configuration fit?")
+	item("queueville work --shadow --mastodon DIR", "looks and signs, sends nothing")
 	item("queueville demo --jobs 50000 --hosts 1000", "the same, larger")
 	item("docs/demo.md", "what each line above means")
 }

@@ -80,12 +80,12 @@ func (c *counters) enter() {
 
 // answered counts one answer by its status; 401 and 429 are counted where they are decided.
 func (c *counters) answered(status int) {
-	switch {
-	case status/100 == 2:
+	switch status / 100 {
+	case 2:
 		c.accepted.Add(1)
-	case status/100 == 3:
+	case 3:
 		c.redirected.Add(1)
-	case status/100 == 5:
+	case 5:
 		c.failed.Add(1)
 	default:
 		c.rejected.Add(1)

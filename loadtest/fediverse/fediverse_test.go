@@ -13,8 +13,15 @@ import (
 	"time"
 )
 
-// deliver sends r and returns the status and how long the body was.
-func deliver(t *testing.T, c *http.Client, r *http.Request) (*http.Response, int64) {
+// answer is a response whose body has been read.
+type answer struct {
+	status, proto int
+	header        http.Header
+	bytes         int64
+}
+
+// deliver sends r and reads the answer.
+func deliver(t *testing.T, c *http.Client, r *http.Request) answer {
 	t.Helper()
 	response, err := c.Do(r)
 	if err != nil {
@@ -25,7 +32,7 @@ func deliver(t *testing.T, c *http.Client, r *http.Request) (*http.Response, int
 		t.Fatal(err)
 	}
 
-	return response, n
+	return answer{status: response.StatusCode, proto: response.ProtoMajor, header: response.Header, bytes: n}
 }
 
 func TestSignaturesAreVerified(t *testing.T) {
@@ -122,9 +129,9 @@ func TestSignaturesAreVerified(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			before := f.Total()
-			response, _ := deliver(t, c, tc.make())
-			if response.StatusCode != tc.want {
-				t.Errorf("status = %d, want %d", response.StatusCode, tc.want)
+			response := deliver(t, c, tc.make())
+			if response.status != tc.want {
+				t.Errorf("status = %d, want %d", response.status, tc.want)
 			}
 			after := f.Total()
 			if got := tc.get(&after) - tc.get(&before); got != 1 {
@@ -152,31 +159,31 @@ func TestBehaviours(t *testing.T) {
 	c := client(t, f)
 	inbox := func(name string) string { return f.InboxURL(name + ".fedi.test") }
 
-	if r, _ := deliver(t, c, cavageRequest(t, inbox("gone"), []byte("a"))); r.StatusCode != 410 {
-		t.Errorf("gone answers %d", r.StatusCode)
+	if r := deliver(t, c, cavageRequest(t, inbox("gone"), []byte("a"))); r.status != 410 {
+		t.Errorf("gone answers %d", r.status)
 	}
-	if r, _ := deliver(t, c, cavageRequest(t, inbox("old"), []byte("a"))); r.ProtoMajor != 1 || r.StatusCode != 202 {
-		t.Errorf("old answers %d over HTTP/%d", r.StatusCode, r.ProtoMajor)
+	if r := deliver(t, c, cavageRequest(t, inbox("old"), []byte("a"))); r.proto != 1 || r.status != 202 {
+		t.Errorf("old answers %d over HTTP/%d", r.status, r.proto)
 	}
-	if r, _ := deliver(t, c, cavageRequest(t, inbox("moved"), []byte("a"))); r.StatusCode != 302 || r.Header.Get("Location") == "" {
-		t.Errorf("moved answers %d to %q", r.StatusCode, r.Header.Get("Location"))
+	if r := deliver(t, c, cavageRequest(t, inbox("moved"), []byte("a"))); r.status != 302 || r.header.Get("Location") == "" {
+		t.Errorf("moved answers %d to %q", r.status, r.header.Get("Location"))
 	}
-	if _, n := deliver(t, c, cavageRequest(t, inbox("huge"), []byte("a"))); n != 3<<20 {
-		t.Errorf("huge answers %d bytes", n)
+	if r := deliver(t, c, cavageRequest(t, inbox("huge"), []byte("a"))); r.bytes != 3<<20 {
+		t.Errorf("huge answers %d bytes", r.bytes)
 	}
 	deliver(t, c, cavageRequest(t, inbox("limiting"), []byte("a")))
-	if r, _ := deliver(t, c, cavageRequest(t, inbox("limiting"), []byte("b"))); r.StatusCode != 429 || r.Header.Get("Retry-After") != "90" {
-		t.Errorf("limiting answers %d, Retry-After %q", r.StatusCode, r.Header.Get("Retry-After"))
+	if r := deliver(t, c, cavageRequest(t, inbox("limiting"), []byte("b"))); r.status != 429 || r.header.Get("Retry-After") != "90" {
+		t.Errorf("limiting answers %d, Retry-After %q", r.status, r.header.Get("Retry-After"))
 	}
-	if r, _ := deliver(t, c, cavageRequest(t, inbox("modern"), []byte("a"))); r.StatusCode != 401 {
-		t.Errorf("modern answers the first knock %d", r.StatusCode)
+	if r := deliver(t, c, cavageRequest(t, inbox("modern"), []byte("a"))); r.status != 401 {
+		t.Errorf("modern answers the first knock %d", r.status)
 	}
-	if r, _ := deliver(t, c, rfc9421Request(t, inbox("modern"), []byte("a"))); r.StatusCode != 202 {
-		t.Errorf("modern answers the second knock %d", r.StatusCode)
+	if r := deliver(t, c, rfc9421Request(t, inbox("modern"), []byte("a"))); r.status != 202 {
+		t.Errorf("modern answers the second knock %d", r.status)
 	}
 	var failed int
 	for i := range 40 {
-		if r, _ := deliver(t, c, cavageRequest(t, inbox("flaky"), []byte{byte(i)})); r.StatusCode == 503 {
+		if r := deliver(t, c, cavageRequest(t, inbox("flaky"), []byte{byte(i)})); r.status == 503 {
 			failed++
 		}
 	}
@@ -194,6 +201,7 @@ func TestBehaviours(t *testing.T) {
 }
 
 func TestHostsThatCannotBeReached(t *testing.T) {
+	t.Parallel()
 	host := func(name string, b Behaviour) Host { return Host{Name: name + ".fedi.test", Class: name, Behaviour: b} }
 	f := start(
 		t,
@@ -295,7 +303,9 @@ func TestHistogram(t *testing.T) {
 
 func TestConfigNamesEveryProblem(t *testing.T) {
 	_, err := Start(t.Context(), Config{Hosts: []Host{
-		{Name: "example.com"}, {Name: "x.test"}, {Name: "x.test"},
+		{Name: "example.com"},
+		{Name: "x.test"},
+		{Name: "x.test"},
 		{Name: "y.test", Behaviour: Behaviour{LatencyMin: time.Hour, FailShare: 2, Status: 99, Naming: "odd"}},
 	}})
 	if !errors.Is(err, ErrConfig) {
