@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -221,6 +222,14 @@ func TestMemory(t *testing.T) {
 				}
 			}
 		})
+	}
+	if path := os.Getenv("ACTIVITYPUB_HEAP_PROFILE"); path != "" {
+		time.Sleep(3 * time.Second)
+		f, err := os.Create(path) //nolint:gosec // given by whoever runs the test
+		must(t, err)
+		runtime.GC()
+		must(t, pprof.WriteHeapProfile(f))
+		must(t, f.Close())
 	}
 	wg.Wait()
 	peak := peakRSS(t)
