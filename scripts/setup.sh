@@ -69,7 +69,7 @@ missing() {
 	command -v ruby >/dev/null || echo ruby
 	missing_gems sidekiq redis rack http pg | sed 's/^/ruby-/'
 	command -v sidekiq >/dev/null || echo ruby-sidekiq
-	if [ ! -s /etc/ssl/certs/ca-certificates.crt ] && [ -z "${SSL_CERT_FILE:-}" ] && [ ! -s /etc/pki/tls/certs/ca-bundle.crt ]; then
+	if [ ! -s "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ] && [ ! -s /etc/pki/tls/certs/ca-bundle.crt ]; then
 		echo ca-certificates
 	fi
 	if [ "$profile" = sidekiq ]; then

@@ -11,8 +11,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
 
-packages=${PACKAGES:-./queues/... ./worker/... ./internal/...}
-run=${RUN:-Oracle|Conformance}
+# Those whose tests talk to the original.
+users='{{ $p := .ImportPath }}{{ range .TestImports }}{{ $p }} {{ . }}{{ "\n" }}{{ end }}{{ range .XTestImports }}{{ $p }} {{ . }}{{ "\n" }}{{ end }}'
+packages=${PACKAGES:-./internal/oracle $(go list -e -f "$users" ./... | awk '$2 ~ /\/internal\/oracle$/ { print $1 }' | sort -u)}
+run=${RUN:-Oracle|Conformance|Ruby|Sidekiq}
 say() { printf 'test-sidekiq: %s\n' "$*" >&2; }
 
 go_test() {
