@@ -11,9 +11,11 @@ import (
 const (
 	lookEvery = time.Second            // at Redis and the receivers
 	showEvery = 150 * time.Millisecond // progress, from counters only
-	// settleTime is how long nothing may wait or run before jobs without an outcome count as lost: longer than a completer holds
+	// settleTime is how long jobs without an outcome may be nowhere before they count as lost: longer than a completer holds
 	// outcomes back, shorter than anybody's patience.
 	settleTime = 3 * time.Second
+	// patience is the same while the worker says that it is still at work on something.
+	patience = 45 * time.Second
 	// stopTimeout is for the worker's stop: its own timeout of 25 s and some.
 	stopTimeout = 40 * time.Second
 )
@@ -70,7 +72,6 @@ func (s *site) run(ctx context.Context, o *Options, report *reporter, start Star
 		return nil, fmt.Errorf("start the worker: %w", err)
 	}
 	watchErr := t.watch(ctx, o, report, worker)
-	at.settled = time.Now()
 	report.stopping()
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
@@ -84,9 +85,6 @@ func (s *site) run(ctx context.Context, o *Options, report *reporter, start Star
 	defer cancelLook()
 	if err := t.look(lookCtx); err != nil {
 		return nil, errors.Join(watchErr, stopErr, err)
-	}
-	if len(t.pending) > 0 && watchErr == nil {
-		t.skipped()
 	}
 	result, doubled, err := t.census(lookCtx)
 	if err != nil {
@@ -124,7 +122,7 @@ func (t *tracker) watch(ctx context.Context, o *Options, report *reporter, worke
 	look, show := time.NewTicker(lookEvery), time.NewTicker(showEvery)
 	defer look.Stop()
 	defer show.Stop()
-	var idleSince time.Time
+	var absentSince time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -136,7 +134,7 @@ func (t *tracker) watch(ctx context.Context, o *Options, report *reporter, worke
 		case <-show.C:
 			report.progress(t, worker.Stats())
 		case <-look.C:
-			settled, err := t.step(ctx, o.settle, worker, &idleSince)
+			settled, err := t.step(ctx, o.settle, worker, &absentSince)
 			if err != nil && ctx.Err() == nil {
 				return err
 			}
@@ -149,28 +147,31 @@ func (t *tracker) watch(ctx context.Context, o *Options, report *reporter, worke
 	}
 }
 
-// step looks once, and says whether there is nothing left to wait for.
-func (t *tracker) step(ctx context.Context, settle time.Duration, worker Worker, idleSince *time.Time) (bool, error) {
+// step looks once, and says whether there is nothing left to wait for: every job has had its first outcome, or those that have not
+// have been nowhere to be found for a while.
+func (t *tracker) step(ctx context.Context, settle time.Duration, worker Worker, absentSince *time.Time) (bool, error) {
 	if err := t.look(ctx); err != nil || len(t.pending) == 0 {
 		return err == nil, err
 	}
-	idle, err := t.idle(ctx)
+	absent, looked, err := t.absent(ctx)
 	if err != nil {
 		return false, err
 	}
-	if !idle || worker.Stats().InFlight > 0 {
-		*idleSince = time.Time{}
+	missing := t.skipped(absent)
+	if len(t.pending) == 0 {
+		return true, nil
+	}
+	if !looked || len(missing) < len(t.pending) {
+		*absentSince = time.Time{}
 
 		return false, nil
 	}
-	// Nothing waits and nothing runs: what was for unavailable hosts has ended, and anything else still pending is settled by now.
-	if err := t.look(ctx); err != nil {
-		return false, err
+	if absentSince.IsZero() {
+		*absentSince = time.Now()
 	}
-	if idleSince.IsZero() {
-		*idleSince = time.Now()
+	if worker.Stats().InFlight > 0 {
+		settle = patience // it may hold them in its memory, which is wrong, but the demo waits to see
 	}
-	t.skipped()
 
-	return len(t.pending) == 0 || time.Since(*idleSince) > settle, nil
+	return time.Since(*absentSince) > settle, nil
 }

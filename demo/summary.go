@@ -86,7 +86,7 @@ type WorkerCounts struct {
 
 // moments are the times that a run is measured by.
 type moments struct {
-	started, workerStarted, settled, stopped time.Time
+	started, workerStarted, stopped time.Time
 }
 
 // summarise puts the summary together from the census, the receivers' books and the worker's counters.
@@ -159,21 +159,31 @@ func (s *Summary) countRequests(fedi *fediverse.Fediverse, stats *WorkerStats) {
 // measure fills in the times.
 func (s *Summary) measure(t *tracker, result []fate, at moments) {
 	s.SetupSeconds = at.workerStarted.Sub(at.started).Seconds()
-	s.DeliverSeconds = at.settled.Sub(at.workerStarted).Seconds()
+	last := at.workerStarted
 	s.TotalSeconds = at.stopped.Sub(at.started).Seconds()
 	var waits, accepted []time.Duration
 	for i := range t.jobs {
 		if job := &t.jobs[i]; !job.first.IsZero() {
+			last = laterOf(last, job.first)
 			waits = append(waits, max(job.first.Sub(job.enqueued), 0))
 			if result[i] == delivered {
 				accepted = append(accepted, job.first.Sub(at.workerStarted))
 			}
 		}
 	}
+	s.DeliverSeconds = last.Sub(at.workerStarted).Seconds()
 	s.FirstOutcomeP50Ms, s.FirstOutcomeP99Ms = milliseconds(quantile(waits, 0.5)), milliseconds(quantile(waits, 0.99))
 	if by := quantile(accepted, 0.99); by > 0 {
 		s.DeliveriesPerSecond = 0.99 * float64(len(accepted)) / by.Seconds()
 	}
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+
+	return a
 }
 
 // quantile sorts list and returns the value that a share q does not exceed; 0 for none.

@@ -16,6 +16,8 @@ import (
 const (
 	scanChunk   = 500  // entries of a list or set read at once: about a megabyte
 	maxLostJIDs = 1000 // that are listed by id
+	// maxBacklogRead is the longest backlog that is read through for jobs without outcome: a few megabytes.
+	maxBacklogRead = 2000
 )
 
 // tracked is one job, from the demo's own books.
@@ -175,20 +177,50 @@ func (t *tracker) eachEntry(ctx context.Context, set string, use func(payload st
 	}
 }
 
-// idle says whether nothing waits and nothing runs: queues and in-flight hashes are empty.
-func (t *tracker) idle(ctx context.Context) (bool, error) {
+// absent returns the pending jobs that Redis does not have, neither queued nor in flight; false while there are too many queued to look.
+// Queues are read before the in-flight hashes, in the direction that jobs move.
+func (t *tracker) absent(ctx context.Context) ([]int, bool, error) {
+	var queued int64
 	for _, queue := range t.site.server.Queues {
 		n, err := t.site.client.LLen(ctx, "queue:"+queue).Result()
 		if err != nil {
-			return false, fmt.Errorf("read queue %s: %w", queue, err)
+			return nil, false, fmt.Errorf("read queue %s: %w", queue, err)
 		}
-		if n > 0 {
-			return false, nil
+		queued += n
+	}
+	if queued > maxBacklogRead {
+		return nil, false, nil
+	}
+	present := make(map[int]struct{})
+	note := func(payload string) {
+		if i, ours := t.byJID[quickJID(payload)]; ours {
+			present[i] = struct{}{}
+		}
+	}
+	for _, queue := range t.site.server.Queues {
+		if err := t.eachQueued(ctx, queue, note); err != nil {
+			return nil, false, err
 		}
 	}
 	inFlight, err := t.inFlight(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, payload := range inFlight {
+		note(payload)
+	}
+	// What left Redis' queues and flights meanwhile has its outcome by now.
+	if err := t.look(ctx); err != nil {
+		return nil, false, err
+	}
+	var absent []int
+	for i := range t.pending {
+		if _, there := present[i]; !there {
+			absent = append(absent, i)
+		}
+	}
 
-	return len(inFlight) == 0, err
+	return absent, true, nil
 }
 
 // inFlight returns the payloads in all in-flight hashes.
@@ -213,15 +245,19 @@ func (t *tracker) inFlight(ctx context.Context) ([]string, error) {
 	return payloads, nil
 }
 
-// skipped settles jobs for unavailable hosts: they end without a trace, which is right once nothing waits or runs any more.
-func (t *tracker) skipped() {
+// skipped settles those of the absent jobs that are for unavailable hosts: they end without a trace. It returns the others.
+func (t *tracker) skipped(absent []int) []int {
 	now := time.Now()
-	for i := range t.pending {
-		if t.site.world.Class(t.jobs[i].host).Unavailable {
-			t.settle(i, now)
-			t.others++
+
+	return slices.DeleteFunc(absent, func(i int) bool {
+		if !t.site.world.Class(t.jobs[i].host).Unavailable {
+			return false
 		}
-	}
+		t.settle(i, now)
+		t.others++
+
+		return true
+	})
 }
 
 // fate is where a job is when all is over.

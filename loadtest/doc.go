@@ -5,7 +5,7 @@
 //   - loadtest/mastodondata: Mastodon-shaped tables in Postgres, and deliveries as Sidekiq jobs;
 //   - loadtest/activities: the ActivityPub documents those jobs carry.
 //
-// This package joins them: a Plan says which classes of hosts there are and how busy each is, and turns into hosts, and into
-// deliveries as they would leave a server whose authors are followed from those hosts. It starts no goroutines.
+// This package joins them: a World is made of classes of hosts, each with a share and a busyness, and Deliveries are what would
+// leave a server whose authors are followed from those hosts. It starts no goroutines.
 // Packages here are clients of the worker like any other: they never import it.
 package loadtest
