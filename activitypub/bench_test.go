@@ -225,7 +225,7 @@ func TestMemory(t *testing.T) {
 	}
 	if path := os.Getenv("ACTIVITYPUB_HEAP_PROFILE"); path != "" {
 		time.Sleep(3 * time.Second)
-		f, err := os.Create(path) //nolint:gosec // given by whoever runs the test
+		f, err := os.Create(path)
 		must(t, err)
 		runtime.GC()
 		must(t, pprof.WriteHeapProfile(f))

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // TestStatus: what each answer means for the job, the tracker and the host (spec 3.2, steps 4 and 5).
@@ -123,6 +126,7 @@ func TestOrderOfEffects(t *testing.T) {
 
 // TestGoneAccount: 401 is final when the account is suspended or deleted for good; it signs all the same.
 func TestGoneAccount(t *testing.T) {
+	t.Parallel()
 	b := setup(t, "4.7.0")
 	r := b.receiver("a.test", status(401))
 	suspended := b.data.Accounts[7]
@@ -256,5 +260,36 @@ func TestSignAndDryRun(t *testing.T) {
 	}
 	if n := len(r.requests()); n != 0 {
 		t.Errorf("%d requests were sent", n)
+	}
+}
+
+// TestQueryModes: every statement works in the query modes that PgBouncer in transaction mode needs.
+func TestQueryModes(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe} {
+		t.Run(mode.String(), func(t *testing.T) {
+			var pool *pgxpool.Pool
+			b := setup(t, "4.7.0", func(c *Config) {
+				config := c.DB.(*pgxpool.Pool).Config()
+				config.ConnConfig.DefaultQueryExecMode = mode
+				var err error
+				pool, err = pgxpool.NewWithConfig(t.Context(), config)
+				must(t, err)
+				c.DB = pool
+			})
+			defer pool.Close()
+			r := b.receiver("a.test", nil)
+			for n := range 7 {
+				b.tracker.failure("a.test", time.Now().AddDate(0, 0, -n))
+				must(t, b.Flush(t.Context()))
+			}
+			if !b.listed("a.test") {
+				t.Error("no row after seven days")
+			}
+			job := b.job(r.inbox())
+			job.Options = DeliveryOptions{SynchronizeFollowers: true, BypassAvailability: true}
+			if got := b.deliver(job); got.Outcome != Delivered || b.listed("a.test") {
+				t.Errorf("Deliver = %+v", got)
+			}
+		})
 	}
 }

@@ -217,7 +217,7 @@ func opensAfter(kind FailureKind) int {
 // open breaks a host, or keeps it broken after a failed probe: 60 s, doubling to 1 h, spread by a tenth.
 func (h *Hosts) open(e *hostEntry, now time.Time) {
 	e.backoff = min(max(2*e.backoff, firstBackoff), maxBackoff)
-	e.openUntil = now.Add(time.Duration(float64(e.backoff) * (0.9 + 0.2*rand.Float64()))) //nolint:gosec // spreads load, guards nothing
+	e.openUntil = now.Add(time.Duration(float64(e.backoff) * (0.9 + 0.2*rand.Float64())))
 	e.probing, e.failedAt = false, now
 }
 

@@ -217,8 +217,10 @@ func TestHostBounds(t *testing.T) {
 	h := testHosts(100)
 	now := time.Now()
 	for i := range 20 {
-		h.run(&now, fmt.Sprintf("broken%d", i), 3, KindDNS, 0)
+		at := now
+		h.run(&at, fmt.Sprintf("broken%d", i), 3, KindDNS, 0)
 	}
+	now = now.Add(10 * time.Second)
 	h.Acquire("busy", now)
 	for i := range 10_000 {
 		h.run(&now, fmt.Sprintf("made-up%d", i), 1, KindNone, 0)

@@ -79,6 +79,7 @@ func TestActorURI(t *testing.T) {
 
 // TestKeypairSelection: usable rows only, lowest id first, else the old column.
 func TestKeypairSelection(t *testing.T) {
+	t.Parallel()
 	b := setup(t, "4.7.0")
 	var acct mastodondata.Account
 	for _, a := range b.data.Accounts {
@@ -132,6 +133,7 @@ func pemOf(key *rsa.PrivateKey) string {
 
 // TestRotation: a 401 makes the key be read again at once, and the request be sent with the new one.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	b := setup(t, "4.7.0")
 	acct := b.data.Accounts[0]
 	r := b.receiver("a.test", nil)
@@ -164,6 +166,7 @@ func TestRotation(t *testing.T) {
 
 // TestPostgresAway: keys in memory go on signing, others make deliveries wait; nothing is held against hosts.
 func TestPostgresAway(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Start(t)
 	b := setup(t, "4.7.0")
 	pool, err := pgxpool.New(t.Context(), server.DSN())

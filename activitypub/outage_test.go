@@ -150,6 +150,7 @@ func TestOutage(t *testing.T) {
 
 // TestLocalOutage: through Deliver. Nothing is tracked, no breaker opens, and the first success ends it.
 func TestLocalOutage(t *testing.T) {
+	t.Parallel()
 	b := setup(t, "4.7.0")
 	r := b.receiver("good.test", nil)
 	var wg sync.WaitGroup

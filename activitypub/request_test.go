@@ -101,6 +101,7 @@ func (k *recordingKey) SignSHA256(digest [32]byte) ([]byte, error) {
 
 // TestKnocks: the RFC 9421 second knock and what is learnt from it.
 func TestKnocks(t *testing.T) {
+	t.Parallel()
 	for _, refusal := range []int{400, 401} {
 		t.Run(fmt.Sprint(refusal), func(t *testing.T) {
 			b := setup(t, "4.7.0")
@@ -404,6 +405,7 @@ func TestTimeouts(t *testing.T) {
 
 // TestTLS: certificates are verified, sessions resumed.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	b := setup(t, "4.7.0")
 	r := b.receiver("right.test", nil)
 	b.names.set("wrong.test", "127.0.0.1")

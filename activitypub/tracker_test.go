@@ -133,6 +133,7 @@ func TestNamespace(t *testing.T) {
 
 // TestRun: written within a second, and what is left at the end too; rows that others write are seen within ten seconds.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	b := setup(t, "4.7.0")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
