@@ -32,7 +32,8 @@ func bench(ctx context.Context, args []string) error {
 	flags.IntVar(&o.Rounds, "rounds", 0, "rounds of every contender (3; 1 with -quick)")
 	flags.IntVar(&o.Jobs, "jobs", 0, "jobs per round of the quick contenders (0: the suite's own number)")
 	flags.StringVar(&o.Root, "root", "..", "Queueville's module `DIR`ectory")
-	flags.StringVar(&o.ProfileDir, "profile", "", "write CPU profiles of our own contenders to `DIR`ectory (deliveries then run without cmd/queueville)")
+	flags.StringVar(&o.ProfileDir, "profile", "", "write CPU profiles of our own contenders to `DIR`ectory; implies -package")
+	flags.BoolVar(&o.Package, "package", false, "deliver with the packages in a process of this program instead of the queueville binary")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

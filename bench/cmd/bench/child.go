@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"runtime/pprof"
 	"time"
 
 	"github.com/queueville/queueville/bench/internal/measure"
@@ -27,21 +26,18 @@ func child(ctx context.Context, args []string) (err error) {
 	flags.IntVar(&cfg.Concurrency, "concurrency", 10, "as the contender counts it")
 	flags.IntVar(&cfg.Window, "window", 0, "jobs in hand at most")
 	flags.IntVar(&cfg.PerHost, "per-host", 8, "requests in flight per destination")
+	flags.BoolVar(&cfg.Go, "go", false, "sign with crypto/rsa")
+	flags.BoolVar(&cfg.Shared, "shared", false, "share the queue")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *profile != "" {
-		file, err := os.Create(*profile)
-		if err != nil {
-			return fmt.Errorf("make profile: %w", err)
+		stop, startErr := profileCPU(*profile)
+		if startErr != nil {
+			return startErr
 		}
-		if err := pprof.StartCPUProfile(file); err != nil {
-			return fmt.Errorf("start profile: %w", err)
-		}
-		defer func() {
-			pprof.StopCPUProfile()
-			err = errors.Join(err, file.Close())
-		}()
+		defer func() { err = errors.Join(err, stop()) }()
+		go profileHeap(ctx, *profile+".heap")
 	}
 	if *name == "delivery" {
 		return peers.RunDelivery(ctx, cfg)

@@ -25,6 +25,8 @@ type DeliveryConfig struct {
 	Config
 	Database string // Postgres URL
 	PerHost  int
+	Go       bool // sign with crypto/rsa
+	Shared   bool // share the queue instead of owning it
 }
 
 // RunDelivery works until ctx ends.
@@ -36,9 +38,13 @@ func RunDelivery(ctx context.Context, cfg DeliveryConfig) error {
 		return fmt.Errorf("connect to postgres: %w", err)
 	}
 	defer pool.Close()
+	var signer activitypub.Signer
+	if cfg.Go {
+		signer = activitypub.GoSigner{}
+	}
 	deliverer, err := activitypub.New(activitypub.Config{
 		Version: MastodonVersion, LocalDomain: Domain, DB: pool, BaseRedis: client,
-		AllowedPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, MaxIdleConns: 2048, HostLimit: cfg.PerHost,
+		AllowedPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, MaxIdleConns: 2048, HostLimit: cfg.PerHost, Signer: signer,
 	})
 	if err != nil {
 		return err
@@ -48,15 +54,21 @@ func RunDelivery(ctx context.Context, cfg DeliveryConfig) error {
 		return fmt.Errorf("read host name: %w", err)
 	}
 	identity := queues.NewIdentity(hostname, os.Getpid())
-	w, err := worker.New(worker.Config{
+	set := worker.Config{
 		Store: queues.NewStore(client, ""),
 		Process: queues.ProcessInfo{
 			Identity: identity, Hostname: hostname, PID: os.Getpid(), StartedAt: time.Now(), Tag: "bench", Concurrency: 25, Queues: []string{Queue},
 		},
 		Holder:   queues.Holder{Identity: identity, Hostname: hostname, PID: os.Getpid()},
 		Handlers: []worker.Handler{deliveryjobs.NewHandler(deliverer, nil)}, Gate: deliveryjobs.NewGate(deliverer.Hosts()),
-		Owned: []scheduler.Queue{{Name: Queue}}, Concurrency: cfg.Concurrency, Window: cfg.Window, MirrorBusy: true,
-	})
+		Concurrency: cfg.Concurrency, Window: cfg.Window, MirrorBusy: true,
+	}
+	if cfg.Shared {
+		set.Shared = []string{Queue}
+	} else {
+		set.Owned = []scheduler.Queue{{Name: Queue}}
+	}
+	w, err := worker.New(set)
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ module ActivityPub
       }
       headers["Signature"] = signature(headers, account, uri)
       Connections.with(uri.origin) do |client|
-        response = client.headers(headers).post(uri.request_uri, body: json)
+        response = client.post(uri.request_uri, headers: headers, body: json) # not client.headers(…).post: that makes a new client
         response.body.to_s # a connection is kept only when the answer was read to its end
         response.status.to_i
       end

@@ -15,9 +15,9 @@ import (
 
 // Names of the delivery contenders.
 const (
-	withOpenSSL = "queueville, OpenSSL"
-	withGo      = "queueville, pure Go"
-	withRuby    = "Sidekiq, Ruby"
+	withOpenSSL = "queueville OpenSSL"
+	withGo      = "queueville pure Go"
+	withRuby    = "sidekiq Ruby"
 )
 
 const (

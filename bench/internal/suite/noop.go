@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -168,8 +169,8 @@ func noopRound(ctx context.Context, o Options, c contender, concurrency, n int, 
 			p.stop(10 * time.Second)
 		}
 	}()
-	for i := range max(1, c.processes) {
-		p, err := o.startNoop(ctx, c, server, concurrency, i)
+	for range max(1, c.processes) {
+		p, err := o.startNoop(ctx, c, server, concurrency)
 		if err != nil {
 			return f, err
 		}
@@ -178,7 +179,7 @@ func noopRound(ctx context.Context, o Options, c contender, concurrency, n int, 
 	return watch(ctx, client, c, list, n)
 }
 
-func (o Options) startNoop(ctx context.Context, c contender, server *throwaway.RedisServer, concurrency, index int) (*process, error) {
+func (o Options) startNoop(ctx context.Context, c contender, server *throwaway.RedisServer, concurrency int) (*process, error) {
 	if c.name == sidekiqOne || c.name == sidekiqTwo {
 		file, err := ruby.Write(o.Dir, ruby.Noop)
 		if err != nil {
@@ -189,19 +190,22 @@ func (o Options) startNoop(ctx context.Context, c contender, server *throwaway.R
 	}
 	args := []string{o.Self, "child", "-contender", c.name, "-redis", server.Addr(), "-concurrency", strconv.Itoa(concurrency)}
 	if o.ProfileDir != "" {
-		args = append(args, "-cpuprofile", filepath.Join(o.ProfileDir, fileName("noop-"+c.name, index)))
+		args = append(args, "-cpuprofile", filepath.Join(o.ProfileDir, fileName("noop-"+c.name)))
 	}
 	return start(ctx, c.name, nil, args...)
 }
 
-func fileName(what string, index int) string {
+// profiles numbers the profiles of this run.
+var profiles atomic.Int32
+
+func fileName(what string) string {
 	clean := []byte(what)
 	for i, b := range clean {
 		if b == '/' || b == ' ' || b == '+' {
 			clean[i] = '-'
 		}
 	}
-	return fmt.Sprintf("%s-%d-%d.pprof", clean, os.Getpid(), index)
+	return fmt.Sprintf("%s-%d-%d.pprof", clean, os.Getpid(), profiles.Add(1))
 }
 
 // enqueue fills the queue.

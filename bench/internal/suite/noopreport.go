@@ -78,7 +78,7 @@ func idle(ctx context.Context, o Options) (share float64, err error) {
 		return 0, err
 	}
 	defer func() { _ = server.Stop() }()
-	p, err := o.startNoop(ctx, contender{name: peers.Queueville}, server, 512, 0)
+	p, err := o.startNoop(ctx, contender{name: peers.Queueville}, server, 512)
 	if err != nil {
 		return 0, err
 	}

@@ -25,6 +25,7 @@ type Options struct {
 	Root       string    // the module's directory, where queueville is built
 	Dir        string    // a directory for this run's files, removed by the caller
 	ProfileDir string    // where Go contenders write CPU profiles; "" means that they do not
+	Package    bool      // deliveries run on the packages in a process of this program, not on the queueville binary
 }
 
 // withDefaults fills in what was left out.

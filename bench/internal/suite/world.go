@@ -169,10 +169,21 @@ func (o Options) startSender(ctx context.Context, s sender, server *throwaway.Re
 	if s.ruby {
 		return o.startRuby(ctx, s, server, db, r)
 	}
-	if o.ProfileDir != "" && !s.shared && !s.noCgo {
-		return start(ctx, s.name, []string{"SSL_CERT_FILE=" + r.caFile}, o.Self, "child", "-contender", "delivery", "-redis", server.Addr(),
-			"-database", db.server.DSN(), "-concurrency", fmt.Sprint(s.concurrency), "-per-host", fmt.Sprint(s.perHost),
-			"-cpuprofile", filepath.Join(o.ProfileDir, fileName("delivery-"+s.name, int(time.Now().UnixMilli()%1e6))))
+	if o.Package || o.ProfileDir != "" {
+		args := []string{
+			o.Self, "child", "-contender", "delivery", "-redis", server.Addr(), "-database", db.server.DSN(),
+			"-concurrency", fmt.Sprint(s.concurrency), "-per-host", fmt.Sprint(s.perHost),
+		}
+		if s.noCgo {
+			args = append(args, "-go")
+		}
+		if s.shared {
+			args = append(args, "-shared")
+		}
+		if o.ProfileDir != "" {
+			args = append(args, "-cpuprofile", filepath.Join(o.ProfileDir, fileName("delivery-"+s.name)))
+		}
+		return start(ctx, s.name, []string{"SSL_CERT_FILE=" + r.caFile}, args...)
 	}
 	binary, err := o.build(ctx, !s.noCgo)
 	if err != nil {
@@ -295,7 +306,7 @@ func (o Options) deliver(ctx context.Context, db *database, r run) (out outcome,
 	if err := deliveries(ctx, client, total, r.body, db.accounts(), to, r.seed); err != nil {
 		return out, err
 	}
-	if !r.sender.ruby && !r.sender.shared {
+	if !r.sender.ruby && !o.Package && o.ProfileDir == "" {
 		foreign, err := o.startForeign(ctx, server, client)
 		if err != nil {
 			return out, err
