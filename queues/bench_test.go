@@ -145,7 +145,7 @@ func BenchmarkSharedLook(b *testing.B) {
 				push(b, client, "queue:push", payloads...)
 				look := Look{
 					Queues: []string{"push"}, Classes: []string{"ActivityPub::DeliveryWorker", "ActivityPub::LowPriorityDeliveryWorker"},
-					Max: 100, WindowJobs: 500, WindowBytes: 1 << 20, Share: 10_000,
+					Max: 100, WindowJobs: WindowJobs, WindowBytes: WindowBytes, Share: 10_000,
 				}
 				if _, _, err := session.FetchShared(b.Context(), look); err != nil {
 					b.Fatal(err)

@@ -222,6 +222,7 @@ func TestPush(t *testing.T) {
 
 // TestRubyReadsOurPushes: items 1, 3, 7, 8, 9, 13, 19, 21, 22 with Ruby as the judge.
 func TestRubyReadsOurPushes(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	client := NewClient(b.store)
 	ctx := t.Context()

@@ -163,6 +163,7 @@ func TestItem62PollInterval(t *testing.T) {
 
 // TestRubyAndWePollTheSameSets: items 54, 55 and 57, both ways.
 func TestRubyAndWePollTheSameSets(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	ctx := t.Context()
 	b.ruby.Enqueue("soon")

@@ -166,6 +166,7 @@ func TestItem47And48ErrorMessages(t *testing.T) {
 
 // TestRubyHandlesOurRetries: items 45, 47 to 53 and 66, with entries of every kind in one database.
 func TestRubyHandlesOurRetries(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	ctx := t.Context()
 	at := time.Now()
