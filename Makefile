@@ -49,7 +49,7 @@ test-short: ## the quick tests, with whatever servers are there
 
 .PHONY: test-sidekiq
 test-sidekiq: ## the tests against Sidekiq 7.3.2 in a Debian 13 tree (root), or SIDEKIQ=/its/source of any version
-	@scripts/setup.sh $(if $(SIDEKIQ),test,sidekiq)
+	@SIDEKIQ= scripts/setup.sh $(if $(SIDEKIQ),test,sidekiq)
 	scripts/test-sidekiq.sh
 
 .PHONY: race

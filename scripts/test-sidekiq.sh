@@ -2,11 +2,11 @@
 # Runs the tests against the original with another Sidekiq than Debian 12's 6.4.1.
 #
 #   scripts/test-sidekiq.sh                a Debian 13 tree with Sidekiq 7.3.2; made once, needs root
-#   SIDEKIQ=DIR scripts/test-sidekiq.sh    a checkout of Sidekiq's source (any version), with this machine's Ruby
+#   SIDEKIQ=DIR scripts/test-sidekiq.sh    a checkout of Sidekiq's source, of any version
 #
-# With SIDEKIQ=DIR the gems that the version needs must be in Ruby's path: add them with RUBYLIB=dir:dir. Sidekiq 7 and later
-# needs redis-client 0.22 or newer and connection_pool 2.3 or newer, which Debian 12 does not have.
-# PACKAGES and RUN change which tests run. The tree is $XDG_CACHE_HOME/queueville/debian-13-sidekiq (about 250 MB).
+# A checkout runs with this machine's Ruby if that can load it, else with the tree's (Ruby 3.3). What its gemspec asks for and the Ruby
+# does not have is added with RUBYLIB=dir:dir, e.g. RUBYLIB=redis-client/lib:connection_pool/lib.
+# PACKAGES and RUN change which tests run. The tree is $XDG_CACHE_HOME/queueville/debian-13-sidekiq (about 180 MB).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
@@ -23,21 +23,20 @@ go_test() {
 	CI=true go test -count=1 -timeout 15m -run "$run" $packages
 }
 
-if [ -n "${SIDEKIQ:-}" ] && [ -d "$SIDEKIQ" ]; then
-	checkout=$(cd "$SIDEKIQ" && pwd)
-	if [ ! -f "$checkout/lib/sidekiq.rb" ]; then
-		say "error: $checkout has no lib/sidekiq.rb; give the root of Sidekiq's source"
+checkout=
+if [ -n "${SIDEKIQ:-}" ]; then
+	if [ ! -f "$SIDEKIQ/lib/sidekiq.rb" ]; then
+		say "error: $SIDEKIQ has no lib/sidekiq.rb; give the root of Sidekiq's source"
 		exit 1
 	fi
-	export RUBYLIB="$checkout/lib${RUBYLIB:+:$RUBYLIB}"
-	export RUBY=ruby SIDEKIQ="ruby $checkout/bin/sidekiq"
-	version=$(ruby -e 'require "sidekiq"; print Sidekiq::VERSION') || {
-		say "error: that Sidekiq does not load with this Ruby; see the head of $0"
-		exit 1
-	}
-	say "Sidekiq $version from $checkout"
-	go_test
-	exit
+	checkout=$(cd "$SIDEKIQ" && pwd)
+	if version=$(RUBYLIB="$checkout/lib:${RUBYLIB:-}" ruby -e 'require "sidekiq"; print Sidekiq::VERSION' 2>/dev/null); then
+		export RUBYLIB="$checkout/lib:${RUBYLIB:-}" RUBY=ruby SIDEKIQ="ruby $checkout/bin/sidekiq"
+		say "Sidekiq $version from $checkout"
+		go_test
+		exit
+	fi
+	say "this machine's Ruby does not load $checkout; trying that of Debian 13"
 fi
 
 if [ "$(id -u)" != 0 ]; then
@@ -45,6 +44,7 @@ if [ "$(id -u)" != 0 ]; then
 	say "hint: sudo make test-sidekiq, or SIDEKIQ=/path/to/sidekiq make test-sidekiq"
 	exit 1
 fi
+command -v debootstrap >/dev/null || scripts/setup.sh sidekiq
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/queueville
 tree=$cache/debian-13-sidekiq
@@ -108,6 +108,33 @@ rm -rf --one-file-system "$tree/oracle"
 mkdir "$tree/oracle"
 cp "$scripts"/*.rb "$tree/oracle/"
 
-export RUBY="chroot $tree env -C /oracle ruby" SIDEKIQ="chroot $tree env -C /oracle sidekiq"
-say "Sidekiq $(chroot "$tree" ruby -e 'require "sidekiq"; print Sidekiq::VERSION') in $tree"
+# A checkout, and what RUBYLIB adds to it, go into the tree as copies: nothing of the machine is mounted there.
+env="env -C /oracle"
+rm -rf --one-file-system "$tree/opt/sidekiq"
+if [ -n "$checkout" ]; then
+	mkdir -p "$tree/opt/sidekiq"
+	cp -R "$checkout/lib" "$checkout/bin" "$tree/opt/sidekiq/"
+	[ ! -d "$checkout/web" ] || cp -R "$checkout/web" "$tree/opt/sidekiq/"
+	path=/opt/sidekiq/lib
+	n=0
+	while IFS= read -r -d : dir; do
+		[ -d "$dir" ] || continue
+		n=$((n + 1))
+		cp -R "$dir" "$tree/opt/sidekiq/more-$n"
+		path=$path:/opt/sidekiq/more-$n
+	done <<<"${RUBYLIB:-}:"
+	unset RUBYLIB # of this machine
+	env="$env RUBYLIB=$path"
+	SIDEKIQ="chroot $tree $env ruby /opt/sidekiq/bin/sidekiq"
+else
+	SIDEKIQ="chroot $tree $env sidekiq"
+fi
+export SIDEKIQ RUBY="chroot $tree $env ruby"
+
+# shellcheck disable=SC2086
+version=$($RUBY -e 'require "sidekiq"; print Sidekiq::VERSION') || {
+	say "error: that Sidekiq does not load; RUBYLIB=dir:dir adds what its gemspec asks for"
+	exit 1
+}
+say "Sidekiq $version in $tree"
 go_test
