@@ -68,7 +68,7 @@ func benchReceiver(spec string) error {
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetHTTP2(proto == "h2")
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	fmt.Println(port, base64.StdEncoding.EncodeToString(ca.PEM())) //nolint:forbidigo // it is how the two processes talk
+	fmt.Println(port, base64.StdEncoding.EncodeToString(ca.PEM()))
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = server.Close()
@@ -140,6 +140,7 @@ func BenchmarkDeliver(b *testing.B) {
 }
 
 func benchDeliver(b *testing.B, proto string, signer Signer) {
+	b.Helper()
 	port, roots := startBenchReceiver(b, "8 0 "+proto)
 	m := setup(b, "4.7.0", func(c *Config) { c.RootCAs, c.Signer = roots, signer })
 	ctx, cancel := context.WithCancel(b.Context())

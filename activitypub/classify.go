@@ -75,10 +75,10 @@ func isTLS(err error) bool {
 
 // salvageable says whether an answer that is no success makes Ruby try again.
 func salvageable(status int) bool {
-	switch {
-	case status == http.StatusNotImplemented:
+	switch status {
+	case http.StatusNotImplemented:
 		return false
-	case status == http.StatusUnauthorized, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return true
 	default:
 		return status < 400 || status >= 500

@@ -122,7 +122,7 @@ func ours(r Result, outcome Outcome, err error, class string) Result {
 }
 
 func (d *Deliverer) firstForm(x *exchange) form {
-	if d.release.atLeast(4, 7) && d.knocks.wantsRFC9421(x.inbox.dest, time.Now()) {
+	if d.release.since4(7) && d.knocks.wantsRFC9421(x.inbox.dest, time.Now()) {
 		return formRFC9421
 	}
 	return formCavage
@@ -139,7 +139,7 @@ func (d *Deliverer) knock(ctx context.Context, x *exchange, result *Result) (rep
 		r, err = x.send(ctx, f)
 	}
 	refused := r.status == http.StatusBadRequest || r.status == http.StatusUnauthorized
-	if err != nil || !refused || !d.release.atLeast(4, 7) {
+	if err != nil || !refused || !d.release.since4(7) {
 		return r, err
 	}
 	if f == formRFC9421 {
@@ -199,7 +199,7 @@ func (d *Deliverer) conclude(ctx context.Context, x *exchange, started time.Time
 	case Delivered:
 		d.tracker.success(x.inbox.host)
 	case Unsalvageable:
-		if !d.release.atLeast(4, 6) {
+		if !d.release.since4(6) {
 			d.tracker.success(x.inbox.host)
 		}
 	default:

@@ -170,7 +170,7 @@ func TestProxy(t *testing.T) {
 				w.WriteHeader(http.StatusProxyAuthRequired)
 				return
 			}
-			w.WriteHeader(202)
+			w.WriteHeader(http.StatusAccepted)
 		})}
 		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		must(t, err)

@@ -25,11 +25,11 @@ const (
 type Verdict uint8
 
 const (
-	// Start: yes, and a slot is taken; give it back with Release.
+	// Start means: yes, and a slot is taken; give it back with Release.
 	Start Verdict = iota + 1
-	// Full: the host has as many requests in flight as it may; ask again when one ends.
+	// Full means: the host has as many requests in flight as it may; ask again when one ends.
 	Full
-	// Held: not before Until.
+	// Held means: not before Until.
 	Held
 )
 

@@ -27,6 +27,7 @@ import (
 
 // TestKeyChoice: every account of every line signs with the right key id (spec 3.9): by schema, half-way through 4.7's migration too.
 func TestKeyChoice(t *testing.T) {
+	t.Parallel()
 	for version := range lineOf {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
@@ -149,10 +150,10 @@ func TestRotation(t *testing.T) {
 	b.public[acct.URI+"#main-key"] = &fresh.PublicKey
 	r.answer = func(_ int, got received, w http.ResponseWriter) {
 		if got.signed != nil {
-			w.WriteHeader(401)
+			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		w.WriteHeader(202)
+		w.WriteHeader(http.StatusAccepted)
 	}
 	time.Sleep(1100 * time.Millisecond)
 	before := len(r.requests())
@@ -219,22 +220,22 @@ func TestKeyStoreBounds(t *testing.T) {
 }
 
 // seal encrypts as Active Record Encryption does.
-func seal(t testing.TB, newHash func() hash.Hash, primary, salt string, plain []byte, compress bool) string {
-	t.Helper()
+func seal(tb testing.TB, newHash func() hash.Hash, primary, salt string, plain []byte, compress bool) string {
+	tb.Helper()
 	if compress {
 		var z bytes.Buffer
 		w := zlib.NewWriter(&z)
 		_, err := w.Write(plain)
-		must(t, err)
-		must(t, w.Close())
+		must(tb, err)
+		must(tb, w.Close())
 		plain = z.Bytes()
 	}
 	key, err := pbkdf2.Key(newHash, primary, []byte(salt), 65536, 32)
-	must(t, err)
+	must(tb, err)
 	block, err := aes.NewCipher(key)
-	must(t, err)
+	must(tb, err)
 	aead, err := cipher.NewGCM(block)
-	must(t, err)
+	must(tb, err)
 	iv := []byte("123456789012")
 	sealed := aead.Seal(nil, iv, plain, nil)
 	headers := map[string]any{"iv": iv, "at": sealed[len(sealed)-16:]}
@@ -242,7 +243,7 @@ func seal(t testing.TB, newHash func() hash.Hash, primary, salt string, plain []
 		headers["c"] = true
 	}
 	text, err := json.Marshal(map[string]any{"p": sealed[:len(sealed)-16], "h": headers})
-	must(t, err)
+	must(tb, err)
 	return string(text)
 }
 

@@ -29,5 +29,5 @@ func TestMain(m *testing.M) {
 			code = 1
 		}
 	}
-	os.Exit(code) //nolint:forbidigo // TestMain has no other way to fail
+	os.Exit(code)
 }

@@ -34,7 +34,8 @@ func TestOutage(t *testing.T) {
 		}
 		return list
 	}
-	in := func(name string, f func(t *testing.T, o *outage, log *strings.Builder)) {
+	in := func(t *testing.T, name string, f func(t *testing.T, o *outage, log *strings.Builder)) {
+		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log strings.Builder
@@ -42,7 +43,8 @@ func TestOutage(t *testing.T) {
 			})
 		})
 	}
-	in("one failing host is the host's fault", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "one failing host is the host's fault", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		begun := time.Now()
 		if n := fail(t.Context(), o, false, "a", "a", "a", "a", "a", "a"); n != 0 {
 			t.Errorf("%d of 6 failures of one host were ours", n)
@@ -51,7 +53,8 @@ func TestOutage(t *testing.T) {
 			t.Errorf("waited %v for evidence", waited)
 		}
 	})
-	in("six at once and nothing else works: ours, one alarm", func(t *testing.T, o *outage, log *strings.Builder) {
+	in(t, "six at once and nothing else works: ours, one alarm", func(t *testing.T, o *outage, log *strings.Builder) {
+		t.Helper()
 		if n := fail(t.Context(), o, false, some("h", 6)...); n != 6 {
 			t.Errorf("%d of 6 were ours", n)
 		}
@@ -73,7 +76,8 @@ func TestOutage(t *testing.T) {
 			t.Errorf("after it %d of 2 were ours", n)
 		}
 	})
-	in("a success soon after shows that it is them", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "a success soon after shows that it is them", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		time.AfterFunc(30*time.Millisecond, func() {
 			for _, host := range some("good", 10) {
 				o.answered(context.Background(), host, time.Now()) //nolint:usetesting // after the subtest's own goroutine
@@ -87,13 +91,15 @@ func TestOutage(t *testing.T) {
 			t.Errorf("waited %v", waited)
 		}
 	})
-	in("one success among forty failures is hardly any", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "one success among forty failures is hardly any", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		time.AfterFunc(30*time.Millisecond, func() { o.answered(context.Background(), "good", time.Now()) }) //nolint:usetesting // as above
 		if n := fail(t.Context(), o, false, some("h", 40)...); n != 40 {
 			t.Errorf("%d of 40 were ours", n)
 		}
 	})
-	in("where others just answered nothing waits", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "where others just answered nothing waits", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		time.Sleep(time.Hour)
 		for _, host := range some("good", 60) {
 			o.answered(t.Context(), host, time.Now())
@@ -103,12 +109,14 @@ func TestOutage(t *testing.T) {
 			t.Errorf("%d of 20 were ours, after %v", n, time.Since(begun))
 		}
 	})
-	in("hosts known to be broken are no evidence", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "hosts known to be broken are no evidence", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		if n := fail(t.Context(), o, true, some("h", 20)...); n != 0 {
 			t.Errorf("%d of 20 were ours", n)
 		}
 	})
-	in("failures far apart are no outage", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "failures far apart are no outage", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		for _, host := range some("h", 20) {
 			if n := fail(t.Context(), o, false, host); n != 0 {
 				t.Errorf("%s was ours", host)
@@ -116,7 +124,8 @@ func TestOutage(t *testing.T) {
 			time.Sleep(outageWindow / 4)
 		}
 	})
-	in("one probe a second goes out", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "one probe a second goes out", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		h := newHosts(100, 8, 2, o)
 		fail(t.Context(), o, false, some("h", 6)...)
 		started := 0
@@ -134,7 +143,8 @@ func TestOutage(t *testing.T) {
 			t.Errorf("%d started in 10 s, want 10", started)
 		}
 	})
-	in("evidence is bounded", func(t *testing.T, o *outage, _ *strings.Builder) {
+	in(t, "evidence is bounded", func(t *testing.T, o *outage, _ *strings.Builder) {
+		t.Helper()
 		fail(t.Context(), o, true, "x")
 		o.mu.Lock()
 		for i := range 10 * maxFailing {

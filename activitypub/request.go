@@ -211,7 +211,8 @@ func (x *exchange) roundTrip(ctx context.Context, method string, to *target, hea
 		return r, "", err
 	}
 	switch res.StatusCode {
-	case 300, 301, 302, 303, 307, 308:
+	case http.StatusMultipleChoices, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		location = res.Header.Get("Location")
 	}
 	return r, location, nil

@@ -15,6 +15,7 @@ import (
 
 // TestHeaders: the request of each release (spec 3.6).
 func TestHeaders(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct{ order, agent string }{
 		"4.3.0": {"(request-target) host date digest content-type", "Mastodon/4.3.0 (http.rb/5.2.0; +https://local.test/)"},
 		"4.5.0": {"host date digest content-type (request-target)", "Mastodon/4.5.0 (http.rb/5.3.1; +https://local.test/)"},
@@ -101,7 +102,6 @@ func (k *recordingKey) SignSHA256(digest [32]byte) ([]byte, error) {
 
 // TestKnocks: the RFC 9421 second knock and what is learnt from it.
 func TestKnocks(t *testing.T) {
-	t.Parallel()
 	for _, refusal := range []int{400, 401} {
 		t.Run(fmt.Sprint(refusal), func(t *testing.T) {
 			b := setup(t, "4.7.0")
@@ -111,7 +111,7 @@ func TestKnocks(t *testing.T) {
 					w.WriteHeader(refusal)
 					return
 				}
-				w.WriteHeader(202)
+				w.WriteHeader(http.StatusAccepted)
 			})
 			steps := []struct {
 				what   string
@@ -231,7 +231,7 @@ func TestRedirects(t *testing.T) {
 				w.WriteHeader(code)
 				return
 			}
-			w.WriteHeader(200)
+			w.WriteHeader(http.StatusOK)
 		})
 		got := b.deliver(b.job(r.inbox()))
 		reqs := r.requests()
@@ -248,21 +248,21 @@ func TestRedirects(t *testing.T) {
 	other := b.receiver("elsewhere.test", nil)
 	r := b.receiver("away.test", func(_ int, _ received, w http.ResponseWriter) {
 		w.Header().Set("Location", other.inbox())
-		w.WriteHeader(307)
+		w.WriteHeader(http.StatusTemporaryRedirect)
 	})
 	if got := b.deliver(b.job(r.inbox())); got.Outcome != Failed || got.ErrorClass != "HTTP::StateError" || len(other.requests()) != 0 {
 		t.Errorf("to another origin: %+v", got)
 	}
 	r = b.receiver("loop.test", func(n int, _ received, w http.ResponseWriter) {
 		w.Header().Set("Location", fmt.Sprintf("/%d", n))
-		w.WriteHeader(308)
+		w.WriteHeader(http.StatusPermanentRedirect)
 	})
 	if got := b.deliver(b.job(r.inbox())); got.Outcome != Failed || got.ErrorClass != "HTTP::Redirector::TooManyRedirectsError" || len(r.requests()) != 1+maxHops {
 		t.Errorf("round in circles: %+v after %d requests", got, len(r.requests()))
 	}
 	r = b.receiver("bad.test", func(_ int, _ received, w http.ResponseWriter) {
 		w.Header().Set("Location", "gopher://elsewhere.test/")
-		w.WriteHeader(307)
+		w.WriteHeader(http.StatusTemporaryRedirect)
 	})
 	if got := b.deliver(b.job(r.inbox())); got.Outcome != Failed || got.ErrorClass != "HTTP::StateError" {
 		t.Errorf("to nonsense: %+v", got)
@@ -344,7 +344,7 @@ func TestDeadConnection(t *testing.T) {
 			}
 			return
 		}
-		w.WriteHeader(202)
+		w.WriteHeader(http.StatusAccepted)
 	})
 	for range 2 {
 		if got := b.deliver(b.job(r.inbox())); got.Outcome != Delivered {
@@ -379,7 +379,7 @@ func TestTimeouts(t *testing.T) {
 	defer close(release)
 	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts by the kernel's backlog, and says nothing
 	must(t, err)
-	defer silent.Close()
+	defer func() { _ = silent.Close() }()
 	b.names.set("mute.test", "127.0.0.1")
 	_, port, _ := net.SplitHostPort(silent.Addr().String())
 	for name, url := range map[string]string{"no TLS": "https://mute.test:" + port + "/", "no answer": slow.inbox(), "an endless answer": drip.inbox()} {

@@ -9,17 +9,17 @@ import (
 type Outcome uint8
 
 const (
-	// Delivered: the inbox answered 2xx. The job is done.
+	// Delivered means: the inbox answered 2xx. The job is done.
 	Delivered Outcome = iota + 1
-	// Unsalvageable: 501 or a 4xx that trying again will not change. The job is done, without an error.
+	// Unsalvageable means: 501 or a 4xx that trying again will not change. The job is done, without an error.
 	Unsalvageable
-	// Unavailable: the host is listed in unavailable_domains. The job is done; nothing was sent.
+	// Unavailable means: the host is listed in unavailable_domains. The job is done; nothing was sent.
 	Unavailable
-	// HostRefused: the host may not be connected to (private address, hidden service). The job is done; Ruby swallows the error.
+	// HostRefused means: the host may not be connected to (private address, hidden service). The job is done; Ruby swallows the error.
 	HostRefused
-	// Failed: an error that Ruby would raise. The job is retried by Mastodon's schedule.
+	// Failed means: an error that Ruby would raise. The job is retried by Mastodon's schedule.
 	Failed
-	// Deferred: it is us, not the host: our network, our Postgres, or our stopping. The job runs again later; no retry is spent.
+	// Deferred means: it is us, not the host: our network, our Postgres, or our stopping. The job runs again later; no retry is spent.
 	Deferred
 )
 
@@ -49,27 +49,27 @@ type FailureKind uint8
 const (
 	// KindNone is no failure.
 	KindNone FailureKind = iota
-	// KindDNS: the name did not resolve.
+	// KindDNS means: the name did not resolve.
 	KindDNS
-	// KindRefused: no address took the connection, and said so at once.
+	// KindRefused means: no address took the connection, and said so at once.
 	KindRefused
-	// KindTimeout: connecting, TLS or the answer took too long.
+	// KindTimeout means: connecting, TLS or the answer took too long.
 	KindTimeout
-	// KindTLS: the handshake or the certificate failed.
+	// KindTLS means: the handshake or the certificate failed.
 	KindTLS
-	// KindNetwork: the connection broke.
+	// KindNetwork means: the connection broke.
 	KindNetwork
-	// KindClock: the answer was 401 and its Date differs from our clock by more than ten minutes.
+	// KindClock means: the answer was 401 and its Date differs from our clock by more than ten minutes.
 	KindClock
-	// Kind4xx: the host answered 4xx other than 408 and 429, or refused a redirect; it is alive.
+	// Kind4xx means: the host answered 4xx other than 408 and 429, or refused a redirect; it is alive.
 	Kind4xx
-	// Kind429: the host wants fewer requests.
+	// Kind429 means: the host wants fewer requests.
 	Kind429
-	// Kind5xx: the host answered 5xx, 408 or something that is no answer.
+	// Kind5xx means: the host answered 5xx, 408 or something that is no answer.
 	Kind5xx
-	// KindPrivate: every address of the host is private, or it is a hidden service.
+	// KindPrivate means: every address of the host is private, or it is a hidden service.
 	KindPrivate
-	// KindLocal: our own fault: key, account, Postgres, shutdown.
+	// KindLocal means: our own fault: key, account, Postgres, shutdown.
 	KindLocal
 )
 

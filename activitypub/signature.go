@@ -12,8 +12,9 @@ import (
 // release is the Mastodon version that requests are made to look like.
 type release struct{ major, minor int }
 
-func (r release) atLeast(major, minor int) bool {
-	return r.major > major || r.major == major && r.minor >= minor
+// since4 says whether the release is 4.<minor> or later.
+func (r release) since4(minor int) bool {
+	return r.major > 4 || r.major == 4 && r.minor >= minor
 }
 
 // parseRelease reads "4.7.0", "v4.6.1", "4.8.0-alpha.1+glitch".
@@ -34,9 +35,9 @@ func parseRelease(version string) (release, error) {
 // httpRB is the http.rb version that this line of Mastodon names in its User-Agent.
 func (r release) httpRB() string {
 	switch {
-	case r.atLeast(4, 4):
+	case r.since4(4):
 		return "5.3.1"
-	case r.atLeast(4, 3):
+	case r.since4(3):
 		return "5.2.0"
 	default:
 		return "5.1.1"
@@ -65,20 +66,20 @@ func cavageHeaders(r release, m *message) []string {
 		}
 	}
 	post := m.digest != ""
-	if !r.atLeast(4, 4) {
+	if !r.since4(4) {
 		add("(request-target)", true)
 	}
 	add("host", true)
 	add("date", true)
-	if !r.atLeast(4, 7) {
+	if !r.since4(7) {
 		add("digest", post)
 	}
 	add("content-type", post)
 	add("collection-synchronization", m.collectionSync != "")
-	if r.atLeast(4, 7) {
+	if r.since4(7) {
 		add("digest", post)
 	}
-	if r.atLeast(4, 4) {
+	if r.since4(4) {
 		add("(request-target)", true)
 	}
 	return list
@@ -96,7 +97,7 @@ func cavage(r release, key SigningKey, keyID string, m *message) (string, error)
 		switch name {
 		case "(request-target)":
 			path := m.requestTarget
-			if !r.atLeast(4, 3) {
+			if !r.since4(3) {
 				// Mastodon 4.2 and older left the query out.
 				path, _, _ = strings.Cut(path, "?")
 			}

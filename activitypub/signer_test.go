@@ -4,13 +4,14 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-fed/httpsig"
-	"net/http/httptest"
 )
 
 // TestSigners: OpenSSL's signature is Go's, bit for bit, and verifies.
@@ -75,7 +76,7 @@ func FuzzSignatureHeader(f *testing.F) {
 		d := &Deliverer{release: release{4, 7}, userAgent: []string{"x"}}
 		x := &exchange{d: d, body: body, digest: bodyDigest(body), inbox: to, sync: sync, acct: &account{key: key, keyID: "https://local.test/actor#main-key"}}
 		for _, form := range []form{formCavage, formRFC9421} {
-			header, err := x.header("POST", to, form, time.Now())
+			header, err := x.header(http.MethodPost, to, form, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +90,7 @@ func FuzzSignatureHeader(f *testing.F) {
 			if form == formRFC9421 || to.url.Path != to.url.EscapedPath() {
 				continue // the verifier signs decoded paths, other than everybody else
 			}
-			req := httptest.NewRequest("POST", to.url.String(), strings.NewReader(body))
+			req := httptest.NewRequest(http.MethodPost, to.url.String(), strings.NewReader(body))
 			req.Header = header
 			req.Header.Set("Host", to.hostHeader())
 			v, err := httpsig.NewVerifier(req)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -125,18 +126,14 @@ func (t *tracker) flush(ctx context.Context) error {
 	for host, e := range batch {
 		t.pending[host] = mergeEvents(e, t.pending[host])
 	}
-	for host, exists := range rows {
-		t.rows[host] = exists
-	}
+	maps.Copy(t.rows, rows)
 	work := t.rows
 	t.rows = make(map[string]bool)
 	t.mu.Unlock()
 
 	dbErr := t.writeRows(ctx, work)
 	t.mu.Lock()
-	for host, exists := range work {
-		t.rows[host] = exists
-	}
+	maps.Copy(t.rows, work)
 	err := errors.Join(redisErr, dbErr)
 	if err != nil {
 		t.failures++

@@ -87,7 +87,7 @@ func TestTrackerAway(t *testing.T) {
 	b := setup(t, "4.7.0")
 	good := b.tracker.base
 	dead := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second})
-	defer dead.Close()
+	defer func() { _ = dead.Close() }()
 	b.tracker.base = dead
 	b.tracker.failure("a.test", time.Now().Add(-24*time.Hour))
 	b.tracker.failure("b.test", time.Now())
