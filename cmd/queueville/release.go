@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/queueville/queueville/internal/sidecar"
+	"github.com/queueville/queueville/worker"
+)
+
+func newRelease(io stdio) *cobra.Command {
+	opts := sidecar.DefaultOptions()
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "release",
+		Short: "Give the jobs of workers that are gone back to their queues",
+		Long: `Gives every job that a dead Queueville worker still held back to the queue it came from, to be run next by whoever serves it.
+Live workers are left alone. Use it after the last worker was stopped or killed, before uninstalling.
+
+A worker that was killed counts as dead when its lease ends, at most 30 s later; a worker of this host whose process is gone, at once.
+With --wait the command waits for leases that have not ended yet.`,
+		Example: `  queueville release --mastodon /home/mastodon/live --wait 40s`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return release(cmd.Context(), io, opts, wait)
+		},
+	}
+	opts.BindConnection(cmd.Flags())
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long for the leases of silent workers to end")
+	return cmd
+}
+
+func release(ctx context.Context, io stdio, opts *sidecar.Options, wait time.Duration) error {
+	conn, err := openConnection(ctx, io, opts)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline := time.Now().Add(wait)
+	total := 0
+	for {
+		report, err := worker.Release(ctx, conn.Store)
+		if err != nil {
+			return failure(err)
+		}
+		for _, r := range report.Released {
+			_, _ = fmt.Fprintf(io.out, "%s: %d jobs given back\n", r.Holder, r.Jobs)
+			total += r.Jobs
+		}
+		if len(report.Alive) == 0 || time.Now().After(deadline) {
+			_, _ = fmt.Fprintf(io.out, "%d jobs given back in all, %d workers alive and left alone\n", total, len(report.Alive))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/queueville/queueville/dbpool"
+	"github.com/queueville/queueville/internal/mastodonenv"
+	"github.com/queueville/queueville/internal/redisconn"
+	"github.com/queueville/queueville/queues"
+)
+
+// checkTimeout bounds what is asked of one server before the start.
+const checkTimeout = 10 * time.Second
+
+// Connection is Mastodon's Sidekiq Redis, opened.
+type Connection struct {
+	Config *mastodonenv.Config
+	Store  *queues.Store
+	client redis.UniversalClient
+}
+
+// Close ends it.
+func (c *Connection) Close() { _ = c.client.Close() }
+
+// Connect reads Mastodon's configuration and opens its Sidekiq Redis, without asking anything of it. Problems of severity error come
+// with a nil Connection.
+func Connect(opts *Options, environ []string) (*Connection, []mastodonenv.Problem) {
+	cfg, problems := opts.readMastodon(environ)
+	if mastodonenv.Errors(problems) != nil {
+		return nil, problems
+	}
+	client, err := redisconn.Open(cfg.Sidekiq, redisconn.Options{ClientName: "queueville", PoolSize: 4})
+	if err != nil {
+		return nil, append(problems, problemf(cfg.Sidekiq.Source, "", "%v", err))
+	}
+	return &Connection{Config: cfg, Store: queues.NewStore(client, cfg.Namespace), client: client}, problems
+}
+
+// Reachable asks the Redis whether it is there and fit for Sidekiq's data.
+func (c *Connection) Reachable(ctx context.Context) []mastodonenv.Problem {
+	callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	return redisconn.Check(callCtx, c.client, redisconn.CheckOptions{Name: c.Config.Sidekiq.Source})
+}
+
+func (o *Options) readMastodon(environ []string) (*mastodonenv.Config, []mastodonenv.Problem) {
+	env, problems := mastodonenv.Load(o.Mastodon, environ)
+	cfg, more := env.Config()
+	return cfg, append(problems, more...)
+}
+
+func problemf(name, hint, format string, args ...any) mastodonenv.Problem {
+	return mastodonenv.Problem{Severity: mastodonenv.SeverityError, Name: name, What: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// servers are all the servers a worker talks to.
+type servers struct {
+	sidekiq, base, cache redis.UniversalClient
+	db                   *dbpool.Pool
+}
+
+func (s *servers) close() {
+	for _, c := range []redis.UniversalClient{s.sidekiq, s.base, s.cache} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	if s.db != nil {
+		s.db.Close()
+	}
+}
+
+// openServers opens, without connecting, every server that cfg names.
+func openServers(ctx context.Context, cfg *mastodonenv.Config, opts *Options, blocking int) (*servers, []mastodonenv.Problem) {
+	s := &servers{}
+	var problems []mastodonenv.Problem
+	open := func(where mastodonenv.Redis, pool int) redis.UniversalClient {
+		client, err := redisconn.Open(where, redisconn.Options{ClientName: "queueville", PoolSize: pool})
+		if err != nil {
+			problems = append(problems, problemf(where.Source, "", "%v", err))
+			return nil
+		}
+		return client
+	}
+	s.sidekiq = open(cfg.Sidekiq, 12+blocking)
+	s.base = open(cfg.Redis, 8)
+	s.cache = open(cfg.Cache, 4)
+	host, _ := os.Hostname()
+	db, err := dbpool.Open(ctx, dbpool.Config{
+		DSN: cfg.Postgres.DSN(), Role: "worker", Hostname: host, MaxConns: opts.DBConnections, NoPrepare: !cfg.PreparedStatements,
+	})
+	if err != nil {
+		problems = append(problems, problemf(cfg.Postgres.Source, "", "%v", err))
+	}
+	s.db = db
+	return s, problems
+}
+
+// probe asks every server whether it is there and fit.
+func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config) []mastodonenv.Problem {
+	var problems []mastodonenv.Problem
+	check := func(client redis.UniversalClient, where mastodonenv.Redis, cache bool) {
+		callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		problems = append(problems, redisconn.Check(callCtx, client, redisconn.CheckOptions{Name: where.Source, Cache: cache})...)
+	}
+	check(s.sidekiq, cfg.Sidekiq, false)
+	if !cfg.Redis.Same(cfg.Sidekiq) {
+		check(s.base, cfg.Redis, false)
+	}
+	if !cfg.Cache.Same(cfg.Redis) {
+		check(s.cache, cfg.Cache, true)
+	}
+	return append(problems, s.probeDB(ctx, cfg)...)
+}
+
+// probeDB connects and looks for the tables that deliveries need, and for keys that can be decrypted.
+func (s *servers) probeDB(ctx context.Context, cfg *mastodonenv.Config) []mastodonenv.Problem {
+	callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	var accounts, keypairs, unavailable bool
+	err := s.db.QueryRow(callCtx, `SELECT to_regclass('accounts') IS NOT NULL, to_regclass('keypairs') IS NOT NULL, to_regclass('unavailable_domains') IS NOT NULL`).
+		Scan(&accounts, &keypairs, &unavailable)
+	if err != nil {
+		hint := "is PostgreSQL up, and are address, user and password right?"
+		if errors.Is(err, context.DeadlineExceeded) {
+			hint = "it did not answer in time"
+		}
+		return []mastodonenv.Problem{problemf(cfg.Postgres.Source, hint, "cannot be asked: %v", dbpool.Classify(err))}
+	}
+	var problems []mastodonenv.Problem
+	if !accounts || !unavailable {
+		problems = append(problems, problemf(cfg.Postgres.Source, "name Mastodon's database", "the tables accounts and unavailable_domains are not there"))
+	}
+	if keypairs && !cfg.Encryption.Complete() {
+		problems = append(problems, problemf("ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY", "copy the ACTIVE_RECORD_ENCRYPTION_* lines from the web server's environment",
+			"the database has a table of encrypted keys, and the keys to read it are not set"))
+	}
+	return problems
+}
+
+// parseLevel reads a log level.
+func parseLevel(s string) (slog.Level, error) {
+	var l slog.Level
+	err := l.UnmarshalText([]byte(s))
+	return l, err
+}

@@ -1,0 +1,118 @@
+package status
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Render writes s for people.
+func Render(w io.Writer, s *Status) error {
+	var b strings.Builder
+	renderQueues(&b, s)
+	fmt.Fprintf(&b, "\nscheduled %s   retries %s   dead %s   processed %s   failed %s\n\n", group(s.Sets.Scheduled), group(s.Sets.Retries), group(s.Sets.Dead),
+		group(s.Sets.Processed), group(s.Sets.Failed))
+	renderProcesses(&b, s)
+	for _, note := range s.Notes {
+		fmt.Fprintf(&b, "note: %s\n", printable(note))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func renderQueues(b *strings.Builder, s *Status) {
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight|tabwriter.StripEscape)
+	_, _ = fmt.Fprintln(t, "QUEUE\tBACKLOG\tLATENCY\tSERVED BY\t")
+	for _, q := range s.Queues {
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", printable(q.Name), group(q.Backlog), latency(q.LatencySeconds), servedBy(q))
+	}
+	_ = t.Flush()
+	if len(s.Queues) == 0 {
+		b.WriteString("  no queue yet\n")
+	}
+}
+
+func servedBy(q Queue) string {
+	var parts []string
+	if n := len(q.Owned); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d queueville", n))
+	}
+	if n := len(q.Shared); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d queueville (shared)", n))
+	}
+	if q.Ruby > 0 {
+		parts = append(parts, fmt.Sprintf("%d ruby", q.Ruby))
+	}
+	if q.Paused {
+		parts = append(parts, "paused")
+	}
+	if len(parts) == 0 {
+		return "nobody"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func renderProcesses(b *strings.Builder, s *Status) {
+	if len(s.Processes) == 0 {
+		b.WriteString("no process is running\n")
+		return
+	}
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, "PROCESS\tKIND\tBUSY\tQUEUES\tMEMORY\tBEAT")
+	for i := range s.Processes {
+		p := &s.Processes[i]
+		kind, busy, names := "ruby", fmt.Sprintf("%d/%d", p.Busy, p.Concurrency), p.Queues
+		if p.Worker != nil {
+			kind = "queueville"
+			busy = fmt.Sprintf("%d/%d (+%d waiting)", p.Worker.Running, p.Worker.Concurrency, p.Worker.Waiting)
+			names = append([]string(nil), p.Worker.Owned...)
+			for _, q := range p.Worker.Shared {
+				names = append(names, q+" (shared)")
+			}
+		}
+		if p.Quiet {
+			kind += ", quiet"
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%.0f s ago\n", printable(p.Identity), kind, busy, printable(strings.Join(names, " ")), p.RSSKB/1024, p.BeatAge)
+	}
+	_ = t.Flush()
+	b.WriteByte('\n')
+}
+
+// latency prints seconds the way people say them.
+func latency(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case seconds == 0:
+		return "-"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.1f s", seconds)
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	default:
+		return fmt.Sprintf("%.1f h", d.Hours())
+	}
+}
+
+// group prints a number with thousands separated.
+func group(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// printable keeps names that come from Redis from steering the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}

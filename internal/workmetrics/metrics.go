@@ -1,0 +1,159 @@
+// Package workmetrics shows a worker to Prometheus: it is a worker.Observer, a collector of what Redis holds, and the small HTTP server
+// with /metrics, /healthz and /readyz.
+//
+// Two families of names: those that Mastodon 4.4 and later export for Sidekiq, where the meaning is the same (so that existing dashboards
+// go on working), and queueville_… for the rest. Labels are bounded: classes and queues come from configuration, destinations are the top
+// few, everything else is from fixed lists.
+package workmetrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/queueville/queueville/activitypub"
+	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/worker"
+)
+
+// latencyBuckets suit both a delivery (tens of milliseconds to the 30 s deadline) and a wait in a queue (up to hours).
+var latencyBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200}
+
+// Metrics is a worker.Observer that counts for Prometheus.
+type Metrics struct {
+	worker.NopObserver
+	registry *prometheus.Registry
+
+	jobs, failed, dead *prometheus.CounterVec // Sidekiq's names
+	duration           *prometheus.SummaryVec
+
+	ended       *prometheus.CounterVec
+	wait        *prometheus.HistogramVec
+	fetched     *prometheus.CounterVec
+	fetchTime   *prometheus.HistogramVec
+	delivered   *prometheus.CounterVec
+	wire        *prometheus.HistogramVec
+	signTime    prometheus.Histogram
+	secondKnock prometheus.Counter
+	leaseLost   *prometheus.CounterVec
+	adopted     prometheus.Counter
+	redisErrors *prometheus.CounterVec
+}
+
+// Config names what Metrics reads from.
+type Config struct {
+	Prefix  string            // before Sidekiq's names; Mastodon's exporter uses "ruby_" unless told otherwise
+	Store   *queues.Store     // queue and set sizes are read from it at each scrape
+	Load    func() worker.Load
+	Hosts   *activitypub.Hosts
+	Outage  func() (bool, time.Time, string) // "it is us"
+	Signer  string                           // openssl or go
+	Version string
+	TopK    int // destinations shown; default 20
+	Stated  int // the stated concurrency, as Sidekiq shows it
+}
+
+// New makes the metrics and registers them.
+func New(cfg Config) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry()}
+	sidekiq := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return m.counter(cfg.Prefix+name, help, labels...)
+	}
+	m.jobs = sidekiq("sidekiq_jobs_total", "Jobs run.", "job_name", "queue")
+	m.failed = sidekiq("sidekiq_failed_jobs_total", "Jobs that failed.", "job_name", "queue")
+	m.dead = sidekiq("sidekiq_dead_jobs_total", "Jobs that failed for the last time.", "job_name", "queue")
+	m.duration = prometheus.NewSummaryVec(prometheus.SummaryOpts{
+		Name: cfg.Prefix + "sidekiq_job_duration_seconds", Help: "Run time of jobs.",
+		Objectives: map[float64]float64{0.5: 0.05, 0.9: 0.01, 0.99: 0.001},
+	}, []string{"job_name", "queue"})
+	m.registry.MustRegister(m.duration)
+
+	m.ended = m.counter("queueville_jobs_ended_total", "Jobs that left this worker, by result.", "queue", "class", "result")
+	m.wait = m.histogram("queueville_job_wait_seconds", "From enqueue to start.", "queue")
+	m.fetched = m.counter("queueville_jobs_fetched_total", "Jobs fetched, from owned or shared queues.", "kind")
+	m.fetchTime = m.histogram("queueville_fetch_seconds", "Time of one fetch call.", "kind")
+	m.delivered = m.counter("queueville_deliveries_total", "Deliveries tried, by outcome and kind of failure.", "class", "outcome", "kind")
+	m.wire = m.histogram("queueville_delivery_wire_seconds", "Time of the request, connection and answer.", "outcome")
+	m.signTime = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "queueville_sign_seconds", Help: "Time of one signature, waiting for a processor included.",
+		Buckets: []float64{.0001, .0002, .0003, .0005, .001, .002, .005, .01, .05, .1},
+	})
+	m.secondKnock = prometheus.NewCounter(prometheus.CounterOpts{Name: "queueville_second_knocks_total", Help: "Deliveries sent again with the other signature scheme."})
+	m.leaseLost = m.counter("queueville_lease_lost_total", "Times this worker lost its lease.", "reason")
+	m.adopted = prometheus.NewCounter(prometheus.CounterOpts{Name: "queueville_jobs_adopted_total", Help: "Jobs of dead workers given back to their queues."})
+	m.redisErrors = m.counter("queueville_redis_errors_total", "Calls to Redis that failed.", "during")
+	m.registry.MustRegister(m.signTime, m.secondKnock, m.adopted,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newSnapshot(cfg))
+	return m
+}
+
+func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(c)
+	return c
+}
+
+func (m *Metrics) histogram(name, help string, labels ...string) *prometheus.HistogramVec {
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: latencyBuckets}, labels)
+	m.registry.MustRegister(h)
+	return h
+}
+
+// Fetched implements worker.Observer.
+func (m *Metrics) Fetched(kind string, jobs int, took time.Duration) {
+	m.fetched.WithLabelValues(kind).Add(float64(jobs))
+	m.fetchTime.WithLabelValues(kind).Observe(took.Seconds())
+}
+
+// Ended implements worker.Observer.
+func (m *Metrics) Ended(e worker.End) {
+	class := e.Class
+	if e.Result == worker.Forwarded || e.Label == "malformed" {
+		class = "" // names that come from a payload and were not configured would be unbounded
+	}
+	m.ended.WithLabelValues(e.Queue, class, e.Result.String()).Inc()
+	if e.Run <= 0 {
+		return
+	}
+	m.jobs.WithLabelValues(class, e.Queue).Inc()
+	m.duration.WithLabelValues(class, e.Queue).Observe(e.Run.Seconds())
+	if e.Wait >= 0 {
+		m.wait.WithLabelValues(e.Queue).Observe(e.Wait.Seconds())
+	}
+	switch e.Result {
+	case worker.Retried:
+		m.failed.WithLabelValues(class, e.Queue).Inc()
+	case worker.Dead, worker.Discarded:
+		m.failed.WithLabelValues(class, e.Queue).Inc()
+		m.dead.WithLabelValues(class, e.Queue).Inc()
+	default:
+	}
+}
+
+// LeaseLost implements worker.Observer.
+func (m *Metrics) LeaseLost(reason string) { m.leaseLost.WithLabelValues(reason).Inc() }
+
+// Adopted implements worker.Observer.
+func (m *Metrics) Adopted(_ string, jobs int) { m.adopted.Add(float64(jobs)) }
+
+// RedisError implements worker.Observer.
+func (m *Metrics) RedisError(during string) { m.redisErrors.WithLabelValues(during).Inc() }
+
+// Delivered counts one delivery; give it to deliveryjobs.NewHandler.
+func (m *Metrics) Delivered(class string, r activitypub.Result) {
+	kind := ""
+	if r.Outcome == activitypub.Failed || r.Outcome == activitypub.Deferred {
+		kind = r.Kind.String()
+	}
+	m.delivered.WithLabelValues(class, r.Outcome.String(), kind).Inc()
+	if r.WireTime > 0 {
+		m.wire.WithLabelValues(r.Outcome.String()).Observe(r.WireTime.Seconds())
+	}
+	if r.SignTime > 0 {
+		m.signTime.Observe(r.SignTime.Seconds())
+	}
+	if r.SecondKnock {
+		m.secondKnock.Inc()
+	}
+}

@@ -1,0 +1,41 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/queueville/queueville/queues"
+)
+
+// item is one job in this process's hands, from the fetch until Redis has its outcome.
+type item struct {
+	job     queues.Job
+	handler Handler
+	dest    string    // "" when it shares no limit
+	queue   string    // the list it was fetched from
+	fetched time.Time // monotonic
+
+	// Written under window.mu; the completer reads them there too.
+	session *queues.Session
+	ref     queues.Ref
+	state   itemState
+
+	started time.Time // written by the processor that runs it, under window.mu
+}
+
+type itemState uint8
+
+const (
+	waiting  itemState = iota // in the lane
+	running                   // a handler has it
+	settling                  // its outcome is with the completer
+)
+
+// settlement is an outcome on its way to Redis.
+type settlement struct {
+	item    *item
+	op      queues.Op
+	payload string  // "" means the bytes in flight
+	at      float64 // Unix seconds, for the sorted sets
+	queue   string  // for a forward
+	event   End
+}

@@ -1,0 +1,422 @@
+package worker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/alitto/pond/v2"
+
+	"github.com/queueville/queueville/queues"
+)
+
+// lane holds every job that is in this process's hands and decides which of the waiting ones starts next: destinations take turns,
+// each first in, first out, as far as the gate admits them.
+//
+// A processor is a loop on a pond worker: take a job, run it, take the next. Processors are started when there is something to start
+// and end when there is not, so an idle worker has none.
+type lane struct {
+	gate    Gate
+	pool    pond.Pool
+	window  int // jobs in hand at most, whatever their state
+	perDest int // jobs waiting per destination at most
+	fresh   func(now time.Time) bool
+	run     func(*item)                      // runs one job; called on a processor
+	hold    func([]*item, string, time.Time) // takes jobs that will not wait here, with reason and time
+	room    chan struct{}                    // capacity 1: something left the window
+	idle    chan struct{}                    // capacity 1: nothing waits and nothing runs
+
+	mu         sync.Mutex
+	session    *queues.Session
+	items      map[uint64]*item // in hand under session, by sequence number
+	dests      map[string]*destination
+	ring       []*destination // those worth asking the gate about, next first
+	waiting    int
+	running    int // includes jobs of earlier sessions
+	processors int
+	limit      int  // processors at most
+	closed     bool // nothing starts any more
+}
+
+// destination is the waiting line of one destination. It exists while somebody waits in it.
+type destination struct {
+	name   string
+	items  []*item
+	inRing bool
+}
+
+func newLane(gate Gate, concurrency, window, perDest int) *lane {
+	return &lane{
+		gate:    gate,
+		pool:    pond.NewPool(concurrency, pond.WithQueueSize(window+concurrency), pond.WithoutPanicRecovery()),
+		window:  window,
+		perDest: perDest,
+		limit:   concurrency,
+		fresh:   func(time.Time) bool { return true },
+		room:    make(chan struct{}, 1),
+		idle:    make(chan struct{}, 1),
+		items:   make(map[uint64]*item, window),
+		dests:   make(map[string]*destination),
+	}
+}
+
+// free is how many more jobs the window has room for.
+func (l *lane) free() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0
+	}
+	return max(0, l.window-len(l.items))
+}
+
+// hungry is true when processors could start more than is waiting: a fetch is worth making even for a few jobs.
+func (l *lane) hungry() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closed && l.waiting == 0 && l.running < l.limit
+}
+
+// register puts fetched jobs on the books before anything else may happen to them.
+func (l *lane) register(s *queues.Session, list []*item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, it := range list {
+		it.session = s
+		if s == l.session {
+			l.items[it.ref.Seq] = it
+		}
+	}
+}
+
+// add lets registered jobs wait for their start. Jobs of a full waiting line are handed to hold.
+func (l *lane) add(list []*item) {
+	var over []*item
+	l.mu.Lock()
+	for _, it := range list {
+		if it.session != l.session {
+			continue // the lease was lost in between: whoever adopts it will run it
+		}
+		d := l.dests[it.dest]
+		if d == nil {
+			d = &destination{name: it.dest}
+			l.dests[it.dest] = d
+		}
+		if it.dest != "" && len(d.items) >= l.perDest {
+			over = append(over, it)
+			continue
+		}
+		it.state = waiting
+		d.items = append(d.items, it)
+		l.waiting++
+		l.push(d)
+	}
+	l.spawn()
+	l.mu.Unlock()
+	if len(over) > 0 {
+		l.hold(over, reasonBusy, time.Time{})
+	}
+}
+
+// push puts a destination back into the ring. mu is held.
+func (l *lane) push(d *destination) {
+	if !d.inRing {
+		d.inRing = true
+		l.ring = append(l.ring, d)
+	}
+}
+
+// spawn starts one more processor if there is anything to ask the gate about; each processor that finds work starts the next. mu is held.
+func (l *lane) spawn() {
+	if l.closed || len(l.ring) == 0 || l.processors >= l.limit {
+		return
+	}
+	l.processors++
+	if err := l.pool.Go(l.process); err != nil {
+		l.processors-- // the pool was stopped
+	}
+}
+
+// kick looks again, after something other than a release may have changed what can start.
+func (l *lane) kick() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range l.dests {
+		l.push(d)
+	}
+	l.spawn()
+}
+
+func (l *lane) process() {
+	for {
+		it, held := l.next(time.Now())
+		for _, h := range held {
+			l.hold(h.items, h.reason, h.until)
+		}
+		if it == nil {
+			return
+		}
+		l.run(it)
+		l.release(it)
+	}
+}
+
+type heldBack struct {
+	items  []*item
+	reason string
+	until  time.Time
+}
+
+// next takes the next job that may start, or nil: then the calling processor has been signed off.
+// Jobs of destinations that the gate holds back come out beside it.
+func (l *lane) next(now time.Time) (*item, []heldBack) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var held []heldBack
+	if !l.closed && l.processors <= l.limit && l.fresh(now) {
+		for len(l.ring) > 0 {
+			d := l.ring[0]
+			l.ring = l.ring[1:]
+			d.inRing = false
+			adm := Admission{Verdict: Start}
+			if d.name != "" {
+				adm = l.gate.Acquire(d.name, now)
+			}
+			if adm.Verdict == Full {
+				continue // release puts it back
+			}
+			if adm.Verdict == HeldBack {
+				l.waiting -= len(d.items)
+				for _, it := range d.items {
+					it.state = settling
+				}
+				held = append(held, heldBack{d.items, adm.Reason, adm.Until})
+				delete(l.dests, d.name)
+				continue
+			}
+			it := d.items[0]
+			d.items[0] = nil
+			d.items = d.items[1:]
+			if len(d.items) == 0 {
+				delete(l.dests, d.name)
+			} else {
+				l.push(d)
+			}
+			l.waiting--
+			l.running++
+			it.state = running
+			it.started = now
+			l.spawn()
+			return it, held
+		}
+	}
+	l.processors--
+	return nil, held
+}
+
+// release gives a job's slot back after its handler has returned.
+func (l *lane) release(it *item) {
+	if it.dest != "" {
+		l.gate.Release(it.dest, time.Now())
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running--
+	if d := l.dests[it.dest]; d != nil {
+		l.push(d)
+	}
+	if l.running == 0 && l.waiting == 0 {
+		signal(l.idle)
+	}
+}
+
+// signal wakes the one reader of a channel of capacity 1, now or at its next look.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// forget takes settled jobs off the books and tells the fetcher that there is room.
+func (l *lane) forget(list []settlement) {
+	l.mu.Lock()
+	for i := range list {
+		it := list[i].item
+		if it.session == l.session && l.items[it.ref.Seq] == it {
+			delete(l.items, it.ref.Seq)
+		}
+	}
+	l.mu.Unlock()
+	signal(l.room)
+}
+
+// stale takes out every job that has waited since before the given time.
+func (l *lane) stale(before time.Time) []*item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []*item
+	for name, d := range l.dests {
+		n := 0
+		for n < len(d.items) && d.items[n].fetched.Before(before) {
+			d.items[n].state = settling
+			n++
+		}
+		if n == 0 {
+			continue
+		}
+		out = append(out, d.items[:n]...)
+		d.items = d.items[n:]
+		if len(d.items) == 0 {
+			l.unlink(name, d)
+		}
+	}
+	l.waiting -= len(out)
+	return out
+}
+
+// takeWaiting empties the waiting lines, for quiet and stop, and for a lost lease.
+func (l *lane) takeWaiting() []*item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []*item
+	for _, d := range l.dests {
+		for _, it := range d.items {
+			it.state = settling
+		}
+		out = append(out, d.items...)
+		d.inRing = false
+	}
+	clear(l.dests)
+	l.ring = nil
+	l.waiting = 0
+	return out
+}
+
+// unlink forgets an empty destination. mu is held.
+func (l *lane) unlink(name string, d *destination) {
+	delete(l.dests, name)
+	if d.inRing {
+		for i := range l.ring {
+			if l.ring[i] == d {
+				l.ring = append(l.ring[:i:i], l.ring[i+1:]...)
+				break
+			}
+		}
+		d.inRing = false
+	}
+}
+
+// close lets nothing start any more.
+func (l *lane) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+}
+
+// resize sets how many jobs may run at once.
+func (l *lane) resize(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.limit = n
+	l.pool.Resize(n)
+	l.spawn()
+}
+
+// adopt makes s the current session and returns every job that was in hand under the old one, sorted by nothing in particular.
+func (l *lane) adopt(s *queues.Session) []*item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.session = s
+	old := make([]*item, 0, len(l.items))
+	for _, it := range l.items {
+		old = append(old, it)
+	}
+	l.items = make(map[uint64]*item, l.window)
+	return old
+}
+
+// inHand lists the jobs in hand under the current session without changing anything.
+func (l *lane) inHand() []*item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]*item, 0, len(l.items))
+	for _, it := range l.items {
+		out = append(out, it)
+	}
+	return out
+}
+
+// rebook puts jobs that were restored under a new session on its books.
+func (l *lane) rebook(s *queues.Session, list []*item, refs []queues.Fetched) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.session = s
+	l.items = make(map[uint64]*item, l.window)
+	for i, it := range list {
+		it.session, it.ref = s, refs[i].Ref
+		l.items[it.ref.Seq] = it
+	}
+}
+
+// split separates settlements that can still be carried out under the current session, with their names there, from those that cannot.
+func (l *lane) split(list []settlement) (s *queues.Session, live, dropped []settlement, refs []queues.Ref) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	live = make([]settlement, 0, len(list))
+	refs = make([]queues.Ref, 0, len(list))
+	for i := range list {
+		if list[i].item.session == l.session && l.session != nil {
+			live = append(live, list[i])
+			refs = append(refs, list[i].item.ref)
+		} else {
+			dropped = append(dropped, list[i])
+		}
+	}
+	return l.session, live, dropped, refs
+}
+
+// known tells whether a sequence number of the current session is on the books.
+func (l *lane) known(seq uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.items[seq]
+	return ok
+}
+
+// Load is how full a worker is, at one moment.
+type Load struct {
+	InHand      int // fetched and not finished
+	Waiting     int // of these, not started
+	Running     int
+	Concurrency int // processors at most
+	Window      int // InHand at most
+}
+
+func (l *lane) load() Load {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Load{InHand: len(l.items), Waiting: l.waiting, Running: l.running, Concurrency: l.limit, Window: l.window}
+}
+
+// runningJobs lists what runs now, for the busy list: at most n jobs and maxBytes of payload, longest running first is not promised.
+func (l *lane) runningJobs(n, maxBytes int) []busyJob {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []busyJob
+	size := 0
+	for _, it := range l.items {
+		if it.state != running || len(out) == n || size+len(it.job.Payload) > maxBytes {
+			continue
+		}
+		size += len(it.job.Payload)
+		out = append(out, busyJob{seq: it.ref.Seq, queue: it.queue, payload: it.job.Payload, started: it.started})
+	}
+	return out
+}
+
+type busyJob struct {
+	seq     uint64
+	queue   string
+	payload string
+	started time.Time
+}

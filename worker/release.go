@@ -1,0 +1,50 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/queueville/queueville/queues"
+)
+
+// Released says how many jobs of a dead holder went back to their queues.
+type Released struct {
+	Holder string
+	Jobs   int
+}
+
+// ReleaseReport is what Release did.
+type ReleaseReport struct {
+	Released []Released
+	Alive    []queues.HolderState // left alone
+}
+
+// Release gives the jobs of every dead holder back, as a worker's adoption does, without being a worker.
+func Release(ctx context.Context, store *queues.Store) (ReleaseReport, error) {
+	var report ReleaseReport
+	callCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	holders, err := store.Holders(callCtx)
+	cancel()
+	if err != nil {
+		return report, fmt.Errorf("list workers: %w", err)
+	}
+	host, _ := os.Hostname()
+	self := ThisProcess("", host)
+	for _, h := range holders {
+		certain := h.Alive && gone(self, h.Holder)
+		if h.Alive && !certain {
+			report.Alive = append(report.Alive, h)
+			continue
+		}
+		callCtx, cancel := context.WithTimeout(ctx, time.Minute)
+		n, err := store.Adopt(callCtx, h.Name, certain)
+		cancel()
+		if err != nil {
+			return report, fmt.Errorf("give back the jobs of %s: %w", h.Name, err)
+		}
+		report.Released = append(report.Released, Released{h.Name, n})
+	}
+	return report, nil
+}
