@@ -59,43 +59,67 @@ func (p *scanner) space(i int) int {
 	return i
 }
 
+// bytesBelow sets bit 7 of each byte of w that is below n (n ≤ 0x80); bytesEqual of each that is c. Both are exact.
+func bytesBelow(w uint64, n uint64) uint64 { return ^(w&^highs + (0x80-n)*ones | w) & highs }
+func bytesEqual(w uint64, c uint64) uint64 { return bytesBelow(w^c*ones, 1) }
+
+// mask makes one bit of each byte's bit 7, the first byte lowest.
+func mask(hits uint64) uint64 { return hits >> 7 * 0x0102040810204080 >> 56 }
+
+// escapes tells, by the backslashes among eight bytes (bits 0 to 7) and whether the byte before them was a backslash that
+// escapes (bit 8), which bytes are escaped (bits 0 to 7), and whether the last one is a backslash that escapes (bit 8).
+var escapes = func() (table [512]uint16) {
+	for in := range table {
+		pending := in>>8 == 1
+		for bit := range 8 {
+			slash := in>>bit&1 == 1
+			if pending {
+				table[in] |= 1 << bit
+			}
+			pending = slash && !pending
+		}
+		if pending {
+			table[in] |= 1 << 8
+		}
+	}
+	return table
+}()
+
 // string takes the index after the opening quote and returns the index after the closing one, and whether there was a
-// backslash in between; -1 on error. Eight bytes at a time, with the quotes, backslashes and control characters of a word
-// as bits: payloads are mostly one long string with an escape every few bytes, so all hits of a word are used.
+// backslash in between; -1 on error. Payloads are mostly one long string with an escape every few bytes, at which a
+// search for the next one stumbles: so it takes eight bytes at a time and no branch but for the end and what is rare.
 func (p *scanner) string(i int) (end int, escaped bool) {
 	s := p.s
-	high := p.high
+	high, seen, pending := p.high, uint64(0), uint64(0)
 	for i+8 <= len(s) {
 		w := load64(s, i)
-		low := w & ^uint64(highs)
-		quotes := (low ^ ('"' * ones)) + ^uint64(highs)
-		slashes := (low ^ ('\\' * ones)) + ^uint64(highs)
-		// A byte above 0x7f is none of them: its high bit in w clears the hit.
-		hits := ^(quotes&slashes&(low+0x60*ones) | w) & highs
-		if hits == 0 {
-			high |= w
+		high |= w // what follows the string is looked at too; it only decides whether UTF-8 is checked
+		state := uint64(escapes[mask(bytesEqual(w, '\\'))|pending])
+		seen |= state
+		stop := mask(bytesEqual(w, '"')) &^ state
+		bad := mask(bytesBelow(w, 0x20)) | mask(bytesEqual(w, 'u'))&state
+		if stop|bad == 0 {
+			pending = state & (1 << 8)
 			i += 8
 			continue
 		}
-		n := bits.TrailingZeros64(hits) >> 3
-		if s[i+n] != '\\' {
-			if s[i+n] != '"' {
-				return p.fail("control character in a string"), escaped
-			}
-			p.high = high | w&(1<<(8*n)-1)
-			return i + n + 1, escaped
+		n := bits.TrailingZeros64(stop | bad)
+		if stop>>n&1 == 1 {
+			p.high = high
+			return i + n + 1, seen != 0
 		}
-		escaped = true
-		high |= w & (1<<(8*n) - 1)
-		i += n
-		if i+1 < len(s) && s[i+1] != 'u' && s[i+1] >= 0x20 {
-			high |= uint64(s[i+1])
-			i += 2
-		} else if i = p.escape(i); i < 0 {
-			return -1, escaped
+		if s[i+n] != 'u' {
+			return p.fail("control character in a string"), true
 		}
+		if i = p.escape(i + n - 1); i < 0 {
+			return -1, true
+		}
+		pending = 0
 	}
-	return p.stringTail(i, high, escaped)
+	if pending != 0 {
+		i--
+	}
+	return p.stringTail(i, high, seen != 0)
 }
 
 // stringTail is string for the last bytes of the text.
