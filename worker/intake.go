@@ -63,7 +63,7 @@ func (w *Worker) admit(it *item) bool {
 // rejected is the outcome of a job whose arguments can never be run.
 func rejected(err error) Outcome {
 	out := Outcome{Kind: Failed, Label: "bad arguments", ErrorClass: "ArgumentError", ErrorMessage: err.Error()}
-	if e, ok := err.(interface{ RubyClass() string }); ok { //nolint:errorlint // only the handler's own error says this of itself
+	if e, ok := err.(interface{ RubyClass() string }); ok {
 		out.ErrorClass = e.RubyClass()
 	}
 	return out
@@ -148,6 +148,6 @@ func (w *Worker) logEnd(ctx context.Context, e *End) {
 	if !w.log.Enabled(ctx, level) {
 		return
 	}
-	w.log.LogAttrs(ctx, level, "job "+e.Result.String(), slog.String("queue", e.Queue), slog.String("class", e.Class), slog.String("jid", e.JID),
+	w.log.LogAttrs(ctx, level, "job ended", slog.String("result", e.Result.String()), slog.String("queue", e.Queue), slog.String("class", e.Class), slog.String("jid", e.JID),
 		slog.String("outcome", e.Label), slog.Float64("run_s", e.Run.Seconds()), slog.Float64("wait_s", e.Wait.Seconds()))
 }

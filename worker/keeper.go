@@ -40,7 +40,7 @@ func (k *keeper) register(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
-	k.lane.adopt(s)
+	k.lane.begin(s)
 	k.renewed.Store(&sent)
 	return nil
 }
@@ -127,7 +127,7 @@ func (k *keeper) replace(ctx context.Context) error {
 		return fmt.Errorf("register again: %w", err)
 	}
 	unstarted := k.lane.takeWaiting()
-	k.lane.adopt(s)
+	k.lane.begin(s)
 	k.renewed.Store(&sent)
 	k.dropped(unstarted)
 	k.observer.LeaseLost("expired")

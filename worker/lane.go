@@ -322,17 +322,12 @@ func (l *lane) resize(n int) {
 	l.spawn()
 }
 
-// adopt makes s the current session and returns every job that was in hand under the old one, sorted by nothing in particular.
-func (l *lane) adopt(s *queues.Session) []*item {
+// begin makes s the current session. Whatever was in hand under the old one is off the books: its outcomes will have no effect.
+func (l *lane) begin(s *queues.Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.session = s
-	old := make([]*item, 0, len(l.items))
-	for _, it := range l.items {
-		old = append(old, it)
-	}
 	l.items = make(map[uint64]*item, l.window)
-	return old
 }
 
 // inHand lists the jobs in hand under the current session without changing anything.

@@ -72,7 +72,7 @@ func startLane(t *testing.T, gate Gate, concurrency, perDest int, run func(*item
 	l := newLane(gate, concurrency, 1000, perDest)
 	held := &heldList{}
 	l.run, l.hold = run, held.hold
-	l.adopt(&queues.Session{})
+	l.begin(&queues.Session{})
 	t.Cleanup(l.pool.StopAndWait)
 	return l, held
 }
@@ -167,7 +167,7 @@ func TestLaneForgetsJobsOfALostSession(t *testing.T) {
 	items := makeItems("a", "a")
 	old := l.session
 	l.register(old, items)
-	l.adopt(&queues.Session{}) // the lease was lost between fetch and add
+	l.begin(&queues.Session{}) // the lease was lost between fetch and add
 	l.add(items)
 	require.Zero(t, l.load().Waiting)
 	_, live, dropped, _ := l.split([]settlement{{item: items[0]}, {item: items[1]}})
@@ -212,7 +212,7 @@ func BenchmarkLane(b *testing.B) {
 	done := make(chan struct{}, 1<<20)
 	l := newLane(openGate{}, 64, 1<<20, 1<<20)
 	l.run = func(*item) { done <- struct{}{} }
-	l.adopt(&queues.Session{})
+	l.begin(&queues.Session{})
 	batch := makeItems(slices.Repeat([]string{""}, 500)...)
 	l.register(l.session, batch)
 	b.ReportAllocs()

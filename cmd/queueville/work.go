@@ -161,7 +161,7 @@ func obeySignals(s *sidecar.Sidecar, log *slog.Logger, cancel context.CancelFunc
 			default:
 				stops++
 				if stops > 1 {
-					os.Exit(exitInterrupted) // jobs in hand are in Redis; release or the next worker gives them back
+					os.Exit(exitInterrupted) //nolint:forbidigo // asked twice; jobs in hand are in Redis, release or the next worker gives them back
 				}
 				notify(daemon.SdNotifyStopping)
 				cancel()

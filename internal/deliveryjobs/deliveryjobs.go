@@ -120,7 +120,9 @@ func (h *Handler) RetryDelay(_ string, count int) time.Duration {
 }
 
 // GiveUpAfter implements worker.Handler.
-func (h *Handler) GiveUpAfter(class string) time.Duration { return activitypub.Horizon(class == ClassLow) }
+func (h *Handler) GiveUpAfter(class string) time.Duration {
+	return activitypub.Horizon(class == ClassLow)
+}
 
 // Gate is the state of destination hosts as a worker.Gate.
 type Gate struct{ hosts *activitypub.Hosts }

@@ -190,15 +190,15 @@ func (o *Options) read() (plan, []mastodonenv.Problem) {
 		}
 		p.onlyHosts = append(p.onlyHosts, host)
 	}
-	between := func(flag string, v, lo, hi int) {
-		if v < lo || v > hi {
-			bad(flag, fmt.Sprintf("use %d to %d", lo, hi), "%d is out of range", v)
+	atMost := func(flag string, v, hi int) {
+		if v < 1 || v > hi {
+			bad(flag, fmt.Sprintf("use 1 to %d", hi), "%d is out of range", v)
 		}
 	}
-	between("concurrency", o.Concurrency, 1, 20_000)
-	between("stated-concurrency", o.Stated, 1, 1000)
-	between("per-host", o.PerHost, 1, 256)
-	between("db-connections", o.DBConnections, 1, 200)
+	atMost("concurrency", o.Concurrency, 20_000)
+	atMost("stated-concurrency", o.Stated, 1000)
+	atMost("per-host", o.PerHost, 256)
+	atMost("db-connections", o.DBConnections, 200)
 	if o.StopTimeout < time.Second || o.StopTimeout > time.Hour {
 		bad("timeout", "use 1s to 1h", "%v is out of range", o.StopTimeout)
 	}

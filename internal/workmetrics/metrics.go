@@ -43,8 +43,8 @@ type Metrics struct {
 
 // Config names what Metrics reads from.
 type Config struct {
-	Prefix  string            // before Sidekiq's names; Mastodon's exporter uses "ruby_" unless told otherwise
-	Store   *queues.Store     // queue and set sizes are read from it at each scrape
+	Prefix  string        // before Sidekiq's names; Mastodon's exporter uses "ruby_" unless told otherwise
+	Store   *queues.Store // queue and set sizes are read from it at each scrape
 	Load    func() worker.Load
 	Hosts   *activitypub.Hosts
 	Outage  func() (bool, time.Time, string) // "it is us"

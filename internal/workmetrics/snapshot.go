@@ -19,10 +19,10 @@ const defaultTopK = 20
 type snapshot struct {
 	cfg Config
 
-	backlog, latency                                                            *prometheus.Desc
-	processed, failed, enqueued, scheduled, retry, dead, processes, workers     *prometheus.Desc
-	busy, concurrency                                                           *prometheus.Desc
-	inHand, waiting, running, limit                                             *prometheus.Desc
+	backlog, latency                                                             *prometheus.Desc
+	processed, failed, enqueued, scheduled, retry, dead, processes, workers      *prometheus.Desc
+	busy, concurrency                                                            *prometheus.Desc
+	inHand, waiting, running, limit                                              *prometheus.Desc
 	destInFlight, destLimit, destFailures, destUp, outage, build, redisReachable *prometheus.Desc
 }
 
@@ -30,7 +30,9 @@ func newSnapshot(cfg Config) *snapshot {
 	if cfg.TopK == 0 {
 		cfg.TopK = defaultTopK
 	}
-	desc := func(name, help string, labels ...string) *prometheus.Desc { return prometheus.NewDesc(name, help, labels, nil) }
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
 	p := cfg.Prefix
 	return &snapshot{
 		cfg:            cfg,
