@@ -175,6 +175,7 @@ type received struct {
 	signed                   error // nil: a valid signature and digest
 	rfc9421                  bool
 	conn                     string
+	resumed                  bool // the TLS session was
 }
 
 // receiver is a real HTTPS server on loopback.
@@ -242,6 +243,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		conn: req.RemoteAddr, rfc9421: req.Header.Get("Signature-Input") != "",
 	}
 	got.signed = r.verify(req, body)
+	got.resumed = req.TLS != nil && req.TLS.DidResume
 	r.mu.Lock()
 	n := len(r.got)
 	r.got = append(r.got, got)

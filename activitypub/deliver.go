@@ -17,6 +17,9 @@ func (d *Deliverer) Deliver(ctx context.Context, job Delivery) Result {
 		if early.Outcome == HostRefused && !d.config.DryRun {
 			d.tracker.failure(early.Host, time.Now())
 		}
+		if early.Outcome == Deferred && ctx.Err() != nil {
+			return stopped(ctx, *early)
+		}
 		return *early
 	}
 	result := Result{Host: x.inbox.host}
@@ -121,6 +124,11 @@ func ours(r Result, outcome Outcome, err error, class string) Result {
 	return r
 }
 
+// stopped is the result when the caller's context ended first.
+func stopped(ctx context.Context, r Result) Result {
+	return ours(r, Deferred, fmt.Errorf("stopped before there was an answer: %w", context.Cause(ctx)), classShuttingDown)
+}
+
 func (d *Deliverer) firstForm(x *exchange) form {
 	if d.release.since4(7) && d.knocks.wantsRFC9421(x.inbox.dest, time.Now()) {
 		return formRFC9421
@@ -180,7 +188,7 @@ func (d *Deliverer) rereadKey(ctx context.Context, x *exchange) bool {
 func (d *Deliverer) conclude(ctx context.Context, x *exchange, started time.Time, r reply, err error, result Result) Result {
 	now := time.Now()
 	if err != nil && ctx.Err() != nil {
-		return ours(result, Deferred, fmt.Errorf("stopped before there was an answer: %w", context.Cause(ctx)), classShuttingDown)
+		return stopped(ctx, result)
 	}
 	if signing, ok := errors.AsType[*signingError](err); ok {
 		return ours(result, Failed, signing, classKey)

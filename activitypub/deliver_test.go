@@ -191,6 +191,11 @@ func TestStopping(t *testing.T) {
 	defer close(release)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("stopping")
+	gone, cancelGone := context.WithCancelCause(t.Context())
+	cancelGone(cause)
+	if got := b.Deliver(gone, b.job(r.inbox())); got.Outcome != Deferred || !errors.Is(got.Err, cause) {
+		t.Errorf("Deliver when stopped = %+v, want Deferred", got)
+	}
 	time.AfterFunc(100*time.Millisecond, func() { cancel(cause) })
 	got := b.Deliver(ctx, b.job(r.inbox()))
 	if got.Outcome != Deferred || !errors.Is(got.Err, cause) {

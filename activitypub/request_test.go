@@ -410,6 +410,18 @@ func TestTLS(t *testing.T) {
 	r := b.receiver("right.test", nil)
 	b.names.set("wrong.test", "127.0.0.1")
 	b.deliver(b.job(r.inbox()))
+	var reqs []received
+	for range 50 { // the connection becomes idle a moment after the answer
+		b.direct.CloseIdleConnections()
+		b.deliver(b.job(r.inbox()))
+		if reqs = r.requests(); reqs[len(reqs)-1].conn != reqs[0].conn {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if last := reqs[len(reqs)-1]; reqs[0].resumed || !last.resumed {
+		t.Errorf("sessions resumed = %v, then %v after %d requests, want only on the second connection", reqs[0].resumed, last.resumed, len(reqs))
+	}
 	got := b.deliver(b.job("https://wrong.test:" + r.port() + "/inbox"))
 	if got.Outcome != Failed || got.Kind != KindTLS || got.ErrorClass != "OpenSSL::SSL::SSLError" {
 		t.Errorf("a certificate for another name = %+v", got)
