@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrRefused: a push that Sidekiq would refuse or lose; Redis is unchanged. What is wrong is in the text.
+// ErrRefused is a push that Sidekiq would refuse or lose; Redis is unchanged. What is wrong is in the text.
 var ErrRefused = errors.New("push refused")
 
 // Push is a job to be pushed.

@@ -139,7 +139,7 @@ func TestPush(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, at := range []float64{5, 7.5, 6} {
-			z := c.ZRangeByScore(t.Context(), "schedule", &redis.ZRangeBy{Min: fmt.Sprint(at), Max: fmt.Sprint(at)}).Val()
+			z := c.ZRangeArgs(t.Context(), redis.ZRangeArgs{Key: "schedule", Start: at, Stop: at, ByScore: true}).Val()
 			if len(z) != 1 || !strings.Contains(z[0], ids[i]) {
 				t.Errorf("at %v: %v, want %s", at, z, ids[i])
 			}

@@ -161,11 +161,11 @@ func (b *batch) append(args []any) []any {
 	for k := b.acks; k < len(b.order); k++ {
 		c := &b.list[b.order[k]]
 		payload, queue := &c.Payload, &c.Queue
-		switch c.Op {
-		case OpRequeue:
-			payload, queue = &empty, &c.Ref.Queue
-		case OpForward:
+		if c.Op == OpRequeue || c.Op == OpForward {
 			payload = &empty
+		}
+		if c.Op == OpRequeue {
+			queue = &c.Ref.Queue
 		}
 		args = append(args, string(rune(c.Op)), &b.names[k], payload, score(distinct(c.At, scores)), queue)
 	}

@@ -1,5 +1,7 @@
 package queues
 
+import "slices"
+
 // Field is one top-level field to set. Raw is canonical JSON text (see JSONString, JSONFloatSeconds, JSONInt); Raw ""
 // deletes the field.
 type Field struct{ Name, Raw string }
@@ -63,8 +65,8 @@ func SetFields(payload string, fields ...Field) (string, error) {
 
 // fieldNamed returns the index of the last field with that name, -1 if there is none.
 func fieldNamed(fields []Field, name string) int {
-	for k := len(fields) - 1; k >= 0; k-- {
-		if fields[k].Name == name {
+	for k, f := range slices.Backward(fields) {
+		if f.Name == name {
 			return k
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrLeaseLost: this holder's lease is gone; nothing was changed.
+// ErrLeaseLost says that this holder's lease is gone; nothing was changed.
 var ErrLeaseLost = errors.New("lease lost")
 
 // Holder is what identifies a registration to others that may have to adopt its jobs.

@@ -159,8 +159,12 @@ func TestJSONAgainstRuby(t *testing.T) {
 	o := oracle.New(t, redistest.URL(t))
 	values := []any{
 		nil, true, false, 0, -1, int64(math.MaxInt64), uint64(math.MaxUint64), json.Number("123456789012345678901234567890"), "", "<>&'/ \u2028\u2029\x00\x1f\x7f\"\\ é 😀 żółw \b\f\n\r\t",
-		1.0, 100.0, 0.1, 0.0001, 0.00001, 1.5e-7, 1e15, 1e16, 123456789012345680.0, 1e21, 1e100, -0.0, math.Copysign(0, -1), 5e-324, math.MaxFloat64, 1795291060.2769928, float32(0.1),
-		[]int{1, 2}, []string{}, []any(nil), map[string]int{"b": 1, "a": 2}, Object{{"b", 1}, {"a", Object{}}},
+		1.0, 100.0, 0.1, 0.0001, 0.00001, 1.5e-7, 1e15, 1e16, 123456789012345680.0, 1e21, 1e100, math.Copysign(0, -1), 5e-324, math.MaxFloat64, 1795291060.2769928, float32(0.1),
+		[]int{1, 2},
+		[]string{},
+		[]any(nil),
+		map[string]int{"b": 1, "a": 2},
+		Object{{"b", 1}, {"a", Object{}}},
 		json.RawMessage(` { "a" : [ 1.10 , 1E5 , "\u00e9\/\u003c\ud83d\ude00" , -0, 1e-9 ] , "b" : null } `),
 	}
 	r := rand.New(rand.NewPCG(3, 4))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -219,9 +220,7 @@ func readInfo(text string) ProcessInfo {
 }
 
 func (p *ProcessInfo) addWeights(w map[string]int) {
-	for q, n := range w {
-		p.Weights[q] = n
-	}
+	maps.Copy(p.Weights, w)
 }
 
 // RunningJob is an entry of a process's work hash.

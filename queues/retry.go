@@ -174,7 +174,7 @@ func (r *Retry) decide(job Job, failedAt, at float64, o RetryOptions) {
 		random = rand.IntN
 	}
 	spread := max(1, r.Count+1)
-	jitter := 0
+	var jitter int
 	if o.Jitter7 {
 		jitter = random(10) * spread
 	} else {

@@ -14,7 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// ErrNotPlain: a value that JSON or Ruby cannot hold (invalid UTF-8, NaN, infinity, a type that is no plain data, or
+// ErrNotPlain is a value that JSON or Ruby cannot hold (invalid UTF-8, NaN, infinity, a type that is no plain data, or
 // more than 100 levels together with the payload).
 var ErrNotPlain = errors.New("not plain JSON data")
 
