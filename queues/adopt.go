@@ -72,8 +72,8 @@ func (s *Store) Strays(ctx context.Context) ([]string, error) {
 	it := s.client.Scan(ctx, 0, escaped+"*", 1000).Iterator()
 	for it.Next(ctx) {
 		name := strings.TrimPrefix(it.Val(), s.keys.inflight)
-		// Without a namespace the pattern finds those of other namespaces' databases too only if theirs is "inflight".
-		if !slices.Contains(known, name) && !slices.Contains(found, name) {
+		// A namespace called "inflight" would have other keys here; a holder's name has a slash before its epoch.
+		if strings.Contains(name, "/") && !slices.Contains(known, name) && !slices.Contains(found, name) {
 			found = append(found, name)
 		}
 	}

@@ -9,6 +9,7 @@
 package queues
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -38,6 +39,7 @@ type Store struct {
 
 	client redis.UniversalClient
 	keys   keys
+	epoch  atomic.Int64 // highest one that Register has got: a Redis that forgot must not give it again
 }
 
 // NewStore returns a store on client with Sidekiq's keys under namespace ("" for none; Mastodon ≤ 4.3 calls it

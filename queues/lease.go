@@ -21,7 +21,7 @@ var ErrLeaseLost = errors.New("lease lost")
 // Holder is what identifies a registration to others that may have to adopt its jobs.
 type Holder struct {
 	Identity  string  `json:"identity"`   // hostname:pid:nonce
-	Epoch     int64   `json:"epoch"`      // taken by Register, which never goes below one more than is given here
+	Epoch     int64   `json:"epoch"`      // set by Register, always above the one given
 	Hostname  string  `json:"hostname"`   //
 	PID       int     `json:"pid"`        //
 	BootID    string  `json:"boot_id"`    // /proc/sys/kernel/random/boot_id
@@ -47,7 +47,7 @@ type Session struct {
 // empty, is put into the new in-flight hash (used when Redis has forgotten) and returned with new Refs in the same
 // order.
 func (s *Store) Register(ctx context.Context, h Holder, ttl time.Duration, restore []Fetched) (*Session, []Fetched, error) {
-	lowest := h.Epoch + 1
+	lowest := max(h.Epoch, s.epoch.Load()) + 1
 	h.Epoch = 0
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -75,6 +75,8 @@ func (s *Store) Register(ctx context.Context, h Holder, ttl time.Duration, resto
 	}
 	if h.Epoch, err = strconv.ParseInt(got[0], 10, 64); err != nil {
 		return nil, nil, fmt.Errorf("register %s: %w", h.Identity, err)
+	}
+	for last := s.epoch.Load(); h.Epoch > last && !s.epoch.CompareAndSwap(last, h.Epoch); last = s.epoch.Load() {
 	}
 	session := &Session{
 		store: s, holder: h, name: h.Identity + "/" + got[0], generation: got[1], ttl: ttl,
