@@ -152,17 +152,15 @@ func TestConformanceIdleStop(t *testing.T) {
 func TestConformanceRedisGoesAway(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
-	c, traces := redistest.NewClient(server.Addr(), 0), redistest.Client(t)
-	t.Cleanup(func() { _ = c.Close() })
-	g := &ground{t: t, c: c, store: queues.NewStore(c, "")}
+	traces := redistest.Client(t) // jobs go on while Sidekiq's Redis is away
 	opts, err := redis.ParseURL(server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	opts.MaxRetries, opts.ContextTimeoutEnabled = -1, true
-	c = redis.NewClient(opts)
+	c := redis.NewClient(opts)
 	t.Cleanup(func() { _ = c.Close() })
-	g.c, g.store = c, queues.NewStore(c, "")
+	g := &ground{t: t, c: c, store: queues.NewStore(c, "")}
 
 	const n = 3000
 	list := make([]string, n)
@@ -171,7 +169,7 @@ func TestConformanceRedisGoesAway(t *testing.T) {
 	}
 	g.push("default", list...)
 	e := g.start(func(cfg *worker.Config, h *oracleJobs) {
-		h.c = traces // jobs go on while Sidekiq's Redis is away
+		h.c = traces
 		cfg.Concurrency = 20
 	})
 	waitFor(t, "a third of the jobs", func() bool { return e.ended(worker.Acked) > n/3 })
