@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/queueville/queueville/activitypub"
 )
 
 // version is set by the linker (-X main.version=…).
@@ -89,8 +92,16 @@ and         queueville work --shadow         to see what it would do, without ta
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	cobra.AddTemplateFunc("buildInfo", buildInfo)
+	root.SetVersionTemplate("queueville {{.Version}} ({{buildInfo}})\n")
 	root.AddCommand(newWork(io, release), newStatus(io), newRelease(io), newDemo(io))
 	return root
+}
+
+// buildInfo says what this binary was built with and how it will sign on this machine.
+func buildInfo() string {
+	_, signer := activitypub.NewSigner()
+	return runtime.Version() + ", " + runtime.GOOS + "/" + runtime.GOARCH + ", signs with " + signer
 }
 
 func configError(err error) error {

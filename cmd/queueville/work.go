@@ -67,7 +67,7 @@ func report(io stdio, problems []mastodonenv.Problem) error {
 	if n == 0 {
 		return nil
 	}
-	return configError(fmt.Errorf("%d problems with the configuration", n))
+	return configError(fmt.Errorf("problems with the configuration: %d", n))
 }
 
 // check reports everything there is to say and starts nothing.

@@ -25,6 +25,7 @@ type Options struct {
 	PoolSize    int           // connections at most; 0 is 10. Blocking commands hold one each
 	DialTimeout time.Duration // 0 is 5 s
 	Timeout     time.Duration // for reading and for writing; 0 is 5 s. A blocking command adds its own
+	ReadBuffer  int           // bytes per connection; 0 is go-redis' own 32 KiB. Replies with many payloads cost fewer reads with more
 	TLS         *tls.Config   // for rediss://; nil is the system's roots and TLS 1.2 or later
 }
 
@@ -42,7 +43,7 @@ func Open(cfg mastodonenv.Redis, opts Options) (redis.UniversalClient, error) {
 			SentinelUsername: cfg.Sentinel.Username, SentinelPassword: string(cfg.Sentinel.Password),
 			Username: cfg.Username, Password: string(cfg.Password), DB: cfg.DB, TLSConfig: tlsConfig(cfg, opts.TLS),
 			ClientName: name, MaxRetries: -1, DialTimeout: dial, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout,
-			ContextTimeoutEnabled: true, PoolSize: cmp.Or(opts.PoolSize, 10), DisableIdentity: true,
+			ContextTimeoutEnabled: true, PoolSize: cmp.Or(opts.PoolSize, 10), ReadBufferSize: opts.ReadBuffer, DisableIdentity: true,
 		}), nil
 	}
 	if cfg.Addr == "" {
@@ -52,7 +53,7 @@ func Open(cfg mastodonenv.Redis, opts Options) (redis.UniversalClient, error) {
 		Network: cfg.Network, Addr: cfg.Addr,
 		Username: cfg.Username, Password: string(cfg.Password), DB: cfg.DB, TLSConfig: tlsConfig(cfg, opts.TLS),
 		ClientName: name, MaxRetries: -1, DialTimeout: dial, DialerRetries: 1, ReadTimeout: timeout, WriteTimeout: timeout,
-		ContextTimeoutEnabled: true, PoolSize: cmp.Or(opts.PoolSize, 10), DisableIdentity: true,
+		ContextTimeoutEnabled: true, PoolSize: cmp.Or(opts.PoolSize, 10), ReadBufferSize: opts.ReadBuffer, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}), nil
 }

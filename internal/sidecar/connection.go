@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -81,17 +83,17 @@ func (s *servers) close() {
 func openServers(ctx context.Context, cfg *mastodonenv.Config, opts *Options, blocking int) (*servers, []mastodonenv.Problem) {
 	s := &servers{}
 	var problems []mastodonenv.Problem
-	open := func(where mastodonenv.Redis, pool int) redis.UniversalClient {
-		client, err := redisconn.Open(where, redisconn.Options{ClientName: "queueville", PoolSize: pool})
+	open := func(where mastodonenv.Redis, pool, readBuffer int) redis.UniversalClient {
+		client, err := redisconn.Open(where, redisconn.Options{ClientName: "queueville", PoolSize: pool, ReadBuffer: readBuffer})
 		if err != nil {
 			problems = append(problems, problemf(where.Source, "", "%v", err))
 			return nil
 		}
 		return client
 	}
-	s.sidekiq = open(cfg.Sidekiq, 12+blocking)
-	s.base = open(cfg.Redis, 8)
-	s.cache = open(cfg.Cache, 4)
+	s.sidekiq = open(cfg.Sidekiq, 12+blocking, 256<<10) // a fetch of a hundred jobs is one reply
+	s.base = open(cfg.Redis, 8, 0)
+	s.cache = open(cfg.Cache, 4, 0)
 	host, _ := os.Hostname()
 	db, err := dbpool.Open(ctx, dbpool.Config{
 		DSN: cfg.Postgres.DSN(), Role: "worker", Hostname: host, MaxConns: opts.DBConnections, NoPrepare: !cfg.PreparedStatements,
@@ -103,30 +105,39 @@ func openServers(ctx context.Context, cfg *mastodonenv.Config, opts *Options, bl
 	return s, problems
 }
 
-// probe asks every server whether it is there and fit.
+// probe asks every server that could be opened whether it is there and fit, all at once.
 func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config) []mastodonenv.Problem {
-	var problems []mastodonenv.Problem
-	check := func(client redis.UniversalClient, where mastodonenv.Redis, cache bool) {
-		callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
-		defer cancel()
-		problems = append(problems, redisconn.Check(callCtx, client, redisconn.CheckOptions{Name: where.Source, Cache: cache})...)
+	callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	found := make([][]mastodonenv.Problem, 4) // in a fixed order, whoever answers first
+	var asking sync.WaitGroup
+	check := func(i int, client redis.UniversalClient, where mastodonenv.Redis, cache bool) {
+		asking.Go(func() {
+			if client != nil {
+				found[i] = redisconn.Check(callCtx, client, redisconn.CheckOptions{Name: where.Source, Cache: cache})
+			}
+		})
 	}
-	check(s.sidekiq, cfg.Sidekiq, false)
+	check(0, s.sidekiq, cfg.Sidekiq, false)
 	if !cfg.Redis.Same(cfg.Sidekiq) {
-		check(s.base, cfg.Redis, false)
+		check(1, s.base, cfg.Redis, false)
 	}
 	if !cfg.Cache.Same(cfg.Redis) {
-		check(s.cache, cfg.Cache, true)
+		check(2, s.cache, cfg.Cache, true)
 	}
-	return append(problems, s.probeDB(ctx, cfg)...)
+	asking.Go(func() {
+		if s.db != nil {
+			found[3] = s.probeDB(callCtx, cfg)
+		}
+	})
+	asking.Wait()
+	return slices.Concat(found...)
 }
 
 // probeDB connects and looks for the tables that deliveries need, and for keys that can be decrypted.
 func (s *servers) probeDB(ctx context.Context, cfg *mastodonenv.Config) []mastodonenv.Problem {
-	callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
 	var accounts, keypairs, unavailable bool
-	err := s.db.QueryRow(callCtx, `SELECT to_regclass('accounts') IS NOT NULL, to_regclass('keypairs') IS NOT NULL, to_regclass('unavailable_domains') IS NOT NULL`).
+	err := s.db.QueryRow(ctx, `SELECT to_regclass('accounts') IS NOT NULL, to_regclass('keypairs') IS NOT NULL, to_regclass('unavailable_domains') IS NOT NULL`).
 		Scan(&accounts, &keypairs, &unavailable)
 	if err != nil {
 		hint := "is PostgreSQL up, and are address, user and password right?"

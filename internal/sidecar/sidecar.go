@@ -78,16 +78,14 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 	if env.AnyForeign {
 		problems = slices.DeleteFunc(problems, func(p mastodonenv.Problem) bool { return p.Name == "--own" && opts.ForeignTo == "" })
 	}
-	if mastodonenv.Errors(more) != nil {
-		return nil, problems // without addresses there is nobody to ask
-	}
+	// Whatever is wrong so far, the servers are asked too: a person wants to hear of everything at once.
 	srv, more := openServers(ctx, cfg, opts, len(p.owned))
 	problems = append(problems, more...)
-	if mastodonenv.Errors(more) != nil {
+	problems = append(problems, srv.probe(ctx, cfg)...)
+	if srv.sidekiq == nil {
 		srv.close()
 		return nil, problems
 	}
-	problems = append(problems, srv.probe(ctx, cfg)...)
 	s := &Sidecar{opts: opts, plan: p, env: env, config: cfg, servers: srv, Store: queues.NewStore(srv.sidekiq, cfg.Namespace)}
 	if mastodonenv.Errors(problems) == nil {
 		problems = append(problems, s.checkForeign(ctx)...)
