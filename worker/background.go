@@ -19,6 +19,8 @@ const (
 	busyBytes   = 1 << 20 // bytes of payload in it at most
 	pollLimit   = 500     // due jobs moved per call
 	pollCalls   = 200     // calls per poll and set at most, so that one poll ends
+
+	adoptTimeout = 30 * time.Second // for one holder, and for all at the start
 )
 
 // beat keeps this process visible to Sidekiq, flushes counters and obeys signals from Sidekiq::Web, until ctx ends.
@@ -206,7 +208,7 @@ func (w *Worker) adoptNeighbours(ctx context.Context) {
 		if h.Alive && !certain || h.Name == w.keeper.current().Name() {
 			continue
 		}
-		callCtx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		callCtx, cancel := context.WithTimeout(ctx, adoptTimeout)
 		n, err := w.cfg.Store.Adopt(callCtx, h.Name, certain)
 		cancel()
 		if err != nil && !errors.Is(err, context.Canceled) {

@@ -42,6 +42,7 @@ func (c *completer) Run(ctx context.Context, finish <-chan struct{}) error {
 			}
 		}
 		c.fill(&batch)
+		c.lane.sortReturns(batch)
 		if !c.flush(ctx, batch) {
 			c.log.WarnContext(ctx, "outcomes not written, left to adoption", slog.Int("jobs", len(batch)+len(c.in)))
 			return nil
@@ -72,12 +73,7 @@ func (c *completer) flush(ctx context.Context, batch []settlement) bool {
 	pause := completeBackoff
 	unsure := false // an earlier call may have been carried out although we did not hear of it
 	for {
-		session, live, dropped, refs := c.lane.split(batch)
-		c.drop(dropped)
-		if len(live) == 0 {
-			return true
-		}
-		err := c.write(ctx, session, live, refs, unsure)
+		session, live, err := c.write(ctx, batch, unsure)
 		if err == nil {
 			return true
 		}
@@ -100,7 +96,15 @@ func (c *completer) flush(ctx context.Context, batch []settlement) bool {
 	}
 }
 
-func (c *completer) write(ctx context.Context, session *queues.Session, live []settlement, refs []queues.Ref, unsure bool) error {
+// write sends what can still be carried out, live, and takes it off the books. An error leaves it all to be written again.
+func (c *completer) write(ctx context.Context, batch []settlement, unsure bool) (session *queues.Session, live []settlement, err error) {
+	c.keeper.steady.RLock()
+	defer c.keeper.steady.RUnlock()
+	session, live, dropped, refs := c.lane.split(batch)
+	c.drop(dropped)
+	if len(live) == 0 {
+		return session, nil, nil
+	}
 	list := make([]queues.Completion, len(live))
 	for i := range live {
 		s := &live[i]
@@ -110,7 +114,7 @@ func (c *completer) write(ctx context.Context, session *queues.Session, live []s
 	defer cancel()
 	held, err := session.Complete(callCtx, list)
 	if err != nil {
-		return err
+		return session, live, err
 	}
 	c.lane.forget(live)
 	for i := range live {
@@ -119,7 +123,7 @@ func (c *completer) write(ctx context.Context, session *queues.Session, live []s
 		}
 		c.ended(live[i])
 	}
-	return nil
+	return session, nil, nil
 }
 
 func (c *completer) drop(list []settlement) {

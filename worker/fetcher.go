@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -16,6 +17,7 @@ const (
 	fetchBatch   = 500                   // jobs per script call at most
 	fetchTimeout = 5 * time.Second       // one call
 	fetchLinger  = 10 * time.Millisecond // how long a little room waits to become more
+	fetchGap     = 5 * time.Millisecond  // from one fetch that emptied the queues to the next, so that a steady trickle does not cost a call a job
 	awaitFor     = 2 * time.Second       // one blocking wait, as Sidekiq's BRPOP
 	lookBusy     = 20 * time.Millisecond // first pause after a look that found jobs, none of them ours
 	lookIdle     = time.Second           // longest pause between two looks
@@ -30,22 +32,35 @@ type fetcher struct {
 	owned    bool            // there are owned queues
 	look     queues.Look     // shared queues; Max is set per call
 	limiter  *rate.Limiter
-	accept   func(*queues.Session, []queues.Fetched)
+	book     func(*queues.Session, []queues.Fetched) []*item // called with keeper.steady
+	dispatch func([]*item)                                   // called without
 	observer Observer
 	log      *slog.Logger
 
-	wake chan struct{}            // an owned queue has something; capacity 1
-	arm  map[string]chan struct{} // asks the awaiter of a queue to wait; capacity 1
+	wake     chan struct{} // an owned queue has something; capacity 1
+	awaiters []*awaiter    // one for each owned queue
 
 	lookAfter time.Time     // no look at shared queues before this
 	lookPause time.Duration // the pause after the last look
-	idleFor   time.Duration // the pause after the last fruitless owned fetch that a wake-up had promised to be fruitful
+	doubts    []time.Time   // when to look for jobs of lost replies, soonest first
+}
+
+// awaiter waits for one owned queue to have something.
+type awaiter struct {
+	queue string
+	arm   chan struct{} // asks it to wait; capacity 1
+	found atomic.Bool   // it has seen a job: set there, cleared by the fetcher
+	vain  atomic.Bool   // the fetch that followed brought nothing: set by the fetcher, cleared there
 }
 
 // Run fetches until fetchCtx ends. Calls to Redis are made under workCtx, so that a stop does not lose their replies.
 func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 	errs := 0
 	for fetchCtx.Err() == nil {
+		if !f.reconcile(workCtx) {
+			sleep(fetchCtx, time.Second/2+rand.N(time.Second/2))
+			continue
+		}
 		room := f.allowance()
 		if room == 0 || room < f.lane.window/8 && !f.lane.hungry() {
 			f.waitForRoom(fetchCtx)
@@ -53,6 +68,7 @@ func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 				continue
 			}
 		}
+		began := time.Now()
 		got, err := f.fetch(workCtx, room)
 		if err != nil {
 			errs++
@@ -63,11 +79,16 @@ func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 		if f.limiter != nil && got > 0 {
 			f.limiter.AllowN(time.Now(), got)
 		}
-		if got > 0 {
-			f.idleFor = 0
-			continue
+		switch {
+		case got == 0:
+			f.waitForJobs(fetchCtx)
+		case got < room:
+			sleep(fetchCtx, fetchGap-time.Since(began))
 		}
-		f.waitForJobs(fetchCtx)
+	}
+	if len(f.doubts) > 0 {
+		f.doubts[0] = time.Time{}
+		f.reconcile(workCtx) // quiet may last for hours
 	}
 	return nil
 }
@@ -93,46 +114,76 @@ func (f *fetcher) waitForRoom(ctx context.Context) {
 
 // fetch asks the owned queues and then, when their turn has come, the shared ones.
 func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
-	session := f.keeper.current()
 	got := 0
 	if f.owned {
-		jobs, err := f.call(ctx, "owned", func(ctx context.Context) ([]queues.Fetched, error) {
+		n, err := f.call(ctx, "owned", func(ctx context.Context, session *queues.Session) ([]queues.Fetched, error) {
 			return session.Fetch(ctx, f.order(), room)
 		})
 		if err != nil {
 			return 0, err
 		}
-		f.accept(session, jobs)
-		got = len(jobs)
+		for _, a := range f.awaiters {
+			if a.found.Swap(false) && n == 0 {
+				a.vain.Store(true)
+			}
+		}
+		got = n
 	}
 	if len(f.look.Queues) > 0 && got < room && !time.Now().Before(f.lookAfter) {
 		look := f.look
 		look.Max = room - got
 		looked := 0
-		jobs, err := f.call(ctx, "shared", func(ctx context.Context) (jobs []queues.Fetched, err error) {
+		n, err := f.call(ctx, "shared", func(ctx context.Context, session *queues.Session) (jobs []queues.Fetched, err error) {
 			jobs, looked, err = session.FetchShared(ctx, look)
 			return jobs, err
 		})
 		if err != nil {
-			return 0, err
+			return got, err
 		}
-		f.accept(session, jobs)
-		f.pace(len(jobs), looked, look.Max)
-		got += len(jobs)
+		f.pace(n, looked, look.Max)
+		got += n
 	}
 	return got, nil
 }
 
-func (f *fetcher) call(ctx context.Context, kind string, do func(context.Context) ([]queues.Fetched, error)) ([]queues.Fetched, error) {
+// call makes one call that takes jobs and sends them on their way.
+func (f *fetcher) call(ctx context.Context, kind string, do func(context.Context, *queues.Session) ([]queues.Fetched, error)) (int, error) {
+	items, took, err := f.take(ctx, do)
+	if err != nil {
+		return 0, err
+	}
+	if kind != "" {
+		f.observer.Fetched(kind, len(items), took)
+	}
+	if len(items) > 0 {
+		f.dispatch(items)
+	}
+	return len(items), nil
+}
+
+// take makes the call and puts the jobs on the books before the session can change.
+func (f *fetcher) take(ctx context.Context, do func(context.Context, *queues.Session) ([]queues.Fetched, error)) ([]*item, time.Duration, error) {
+	f.keeper.steady.RLock()
+	defer f.keeper.steady.RUnlock()
+	session := f.keeper.current()
 	callCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	start := time.Now()
-	jobs, err := do(callCtx)
-	if err == nil {
-		f.observer.Fetched(kind, len(jobs), time.Since(start))
+	jobs, err := do(callCtx, session)
+	if errors.Is(err, queues.ErrLeaseLost) {
+		return nil, 0, &lostError{session}
 	}
-	return jobs, err
+	took := time.Since(start)
+	if err != nil || len(jobs) == 0 {
+		return nil, took, err
+	}
+	return f.book(session, jobs), took, nil
 }
+
+// lostError says whose lease is gone.
+type lostError struct{ session *queues.Session }
+
+func (*lostError) Error() string { return queues.ErrLeaseLost.Error() }
 
 // pace sets the pause before the next look at the shared queues: none while looks are fruitful, 20 ms when there are jobs of others,
 // growing to a second when there is nothing for us.
@@ -156,40 +207,44 @@ func (f *fetcher) waitForJobs(ctx context.Context) {
 	if len(f.look.Queues) > 0 {
 		wait = min(wait, max(time.Until(f.lookAfter), time.Millisecond))
 	}
-	for _, arm := range f.arm {
-		signal(arm)
+	for _, a := range f.awaiters {
+		signal(a.arm)
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-t.C:
-		f.idleFor = 0
 	case <-f.wake:
-		// The queue has something. If the last wake-up came to nothing (the queue is paused, or somebody else was quicker),
-		// do not spin on it.
-		if f.idleFor > 0 && !sleep(ctx, f.idleFor) {
-			return
-		}
-		f.idleFor = min(max(2*f.idleFor, 5*time.Millisecond), time.Second)
 	}
 }
 
 // await blocks on one owned queue whenever the fetcher has found nothing, and wakes it up. One goroutine for each owned queue.
-func (f *fetcher) await(ctx context.Context, queue string) error {
+//
+// When the fetch after a wake-up brought nothing, either somebody else was quicker, and blocking again costs nothing, or the queue is
+// paused, and would wake us at once again: then the next look waits, up to a second. Other queues are not delayed by that.
+func (f *fetcher) await(ctx context.Context, a *awaiter) error {
+	var pause time.Duration
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-f.arm[queue]:
+		case <-a.arm:
+		}
+		if a.vain.Swap(false) && f.waiting(ctx, a.queue) {
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			sleep(ctx, pause)
+		} else {
+			pause = 0
 		}
 		for ctx.Err() == nil {
-			found, err := f.store.Await(ctx, queue, awaitFor)
+			found, err := f.store.Await(ctx, a.queue, awaitFor)
 			if err != nil && ctx.Err() == nil {
 				f.observer.RedisError("await")
 				sleep(ctx, time.Second)
 			}
 			if found {
+				a.found.Store(true)
 				signal(f.wake)
 				break
 			}
@@ -197,11 +252,18 @@ func (f *fetcher) await(ctx context.Context, queue string) error {
 	}
 }
 
-// recover handles a fetch that failed. Its reply may be lost although the jobs were moved, so what is in flight and unknown here is taken over.
+// waiting is true when jobs wait in a queue, or when Redis does not say.
+func (f *fetcher) waiting(ctx context.Context, queue string) bool {
+	callCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	n, err := f.store.Client().LLen(callCtx, f.store.Key("queue:"+queue)).Result()
+	return err != nil || n > 0
+}
+
+// recover handles a fetch that failed. Its reply may be lost although the jobs were moved.
 func (f *fetcher) recover(fetchCtx, workCtx context.Context, cause error, errs int) {
-	session := f.keeper.current()
-	if errors.Is(cause, queues.ErrLeaseLost) {
-		if err := f.keeper.lost(workCtx, session); err == nil {
+	if lost, ok := errors.AsType[*lostError](cause); ok {
+		if cause = f.keeper.lost(workCtx, lost.session); cause == nil {
 			return
 		}
 	}
@@ -209,17 +271,34 @@ func (f *fetcher) recover(fetchCtx, workCtx context.Context, cause error, errs i
 	if errs == 1 {
 		f.log.WarnContext(workCtx, "fetch failed, trying again", slog.Any("err", cause))
 	}
-	if !sleep(fetchCtx, time.Second/2+rand.N(time.Second/2)) {
-		return
+	// A command that we gave up can still be on its way, so one look is not enough.
+	now := time.Now()
+	f.doubts = append(f.doubts[:0], now, now.Add(2*time.Second), now.Add(15*time.Second))
+	sleep(fetchCtx, time.Second/2+rand.N(time.Second/2))
+}
+
+// reconcile takes over what is in flight and unknown here after a lost reply, when a look is due. False when it could not look: then
+// nothing may be fetched, for nobody would look again.
+func (f *fetcher) reconcile(ctx context.Context) bool {
+	now := time.Now()
+	if len(f.doubts) == 0 || now.Before(f.doubts[0]) {
+		return true
 	}
-	callCtx, cancel := context.WithTimeout(workCtx, fetchTimeout)
-	defer cancel()
-	jobs, err := session.Unknown(callCtx, f.lane.known)
-	if err != nil || session != f.keeper.current() {
-		return
+	n, err := f.call(ctx, "", func(ctx context.Context, session *queues.Session) ([]queues.Fetched, error) {
+		return session.Unknown(ctx, f.lane.known)
+	})
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		err = f.keeper.lost(ctx, lost.session) // what was in flight under it is not ours any more
 	}
-	if len(jobs) > 0 {
-		f.log.InfoContext(workCtx, "took over jobs whose fetch reply was lost", slog.Int("jobs", len(jobs)))
-		f.accept(session, jobs)
+	if err != nil {
+		f.observer.RedisError("fetch")
+		return false
 	}
+	for len(f.doubts) > 0 && !now.Before(f.doubts[0]) {
+		f.doubts = f.doubts[1:]
+	}
+	if n > 0 {
+		f.log.InfoContext(ctx, "took over jobs whose fetch reply was lost", slog.Int("jobs", n))
+	}
+	return true
 }

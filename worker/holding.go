@@ -1,11 +1,9 @@
 package worker
 
 import (
-	"cmp"
 	"encoding/json"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,9 +17,10 @@ const (
 )
 
 const (
-	reasonBusy = "destination is busy"
-	minHold    = 5 * time.Second
-	maxHold    = time.Hour
+	reasonBusy    = "destination is busy"
+	reasonForeign = "foreign class and no queue to forward to"
+	minHold       = 5 * time.Second
+	maxHold       = time.Hour
 )
 
 // fail writes Sidekiq's retry record, or ends the job if that was the last try.
@@ -81,6 +80,9 @@ func (w *Worker) giveUp(it *item, entry queues.Retry, event End, now time.Time) 
 
 // tooOld says whether giving up is due: since the first failure or the first deferral, whichever was earlier.
 func (w *Worker) tooOld(it *item, now time.Time) bool {
+	if it.handler == nil {
+		return false
+	}
 	limit := it.handler.GiveUpAfter(it.job.Class)
 	first := firstTrouble(&it.job)
 	return limit > 0 && first > 0 && seconds(now)-first > limit.Seconds()
@@ -124,11 +126,19 @@ func (w *Worker) holdOne(it *item, reason string, until time.Time) {
 		w.giveUp(it, queues.Retry{}, event, now)
 		return
 	}
+	if it.job.Unrepeatable { // Ruby's poller would lose it
+		event.Result, event.Label = Dead, "cannot be written again as JSON"
+		w.settle(settlement{item: it, op: queues.OpDead, at: seconds(now), event: event})
+		return
+	}
 	due := w.pacer.due(it.dest, now, until)
 	since := heldSince(it.job.Payload)
 	fields := []queues.Field{{Name: fieldHold, Raw: holdJSON(it.dest, reason, due)}}
 	if since == 0 {
 		fields = append(fields, queues.Field{Name: fieldHeldSince, Raw: queues.JSONFloatSeconds(seconds(now))})
+	}
+	if it.job.Queue != it.queue { // else it would come back to another queue than the one it came from
+		fields = append(fields, queues.Field{Name: "queue", Raw: queues.JSONString(it.queue)})
 	}
 	payload, err := queues.SetFields(it.job.Payload, fields...)
 	if err != nil {
@@ -204,10 +214,6 @@ func (p *pacer) makeRoom(now time.Time) {
 		}
 		delete(p.lines, name)
 	}
-}
-
-func sortYoungestFirst(list []*item) {
-	slices.SortFunc(list, func(a, b *item) int { return cmp.Compare(b.ref.Seq, a.ref.Seq) })
 }
 
 // seconds and unixTime convert between Go's time and Sidekiq's float seconds.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -10,73 +11,81 @@ import (
 	"github.com/queueville/queueville/queues"
 )
 
-// intake turns fetched payloads into items: native jobs go to the lane, foreign ones are forwarded, unreadable ones are buried.
-func (w *Worker) intake(session *queues.Session, jobs []queues.Fetched) {
-	if len(jobs) == 0 {
-		return
-	}
+// book turns fetched payloads into items and puts them on the books. What an item says of its job is complete before others can see it
+// and does not change afterwards. The caller holds keeper.steady.
+func (w *Worker) book(session *queues.Session, jobs []queues.Fetched) []*item {
 	now := time.Now()
 	items := make([]item, len(jobs))
 	all := make([]*item, len(jobs))
 	for i := range jobs {
-		items[i] = item{queue: jobs[i].Ref.Queue, ref: jobs[i].Ref, fetched: now, session: session}
-		items[i].job.Payload = jobs[i].Payload
-		all[i] = &items[i]
+		it := &items[i]
+		it.queue, it.ref, it.fetched = jobs[i].Ref.Queue, jobs[i].Ref, now
+		if it.job, it.broken = queues.ParseJob(jobs[i].Payload); it.broken == nil {
+			w.address(it)
+		}
+		all[i] = it
 	}
 	w.lane.register(session, all)
-	if w.quiet.Load() {
-		w.giveBack(all) // fetched while quiet was asked for: unmodified, to be run next by another
+	return all
+}
+
+// address finds the handler and the destination of a job. A handler that panics fails the job, not the process.
+func (w *Worker) address(it *item) {
+	if it.handler = w.handlers[it.job.Class]; it.handler == nil {
 		return
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			it.broken = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	it.dest, it.broken = it.handler.Destination(it.job.Class, it.job.Args)
+}
+
+// dispatch sends booked items on their way: native jobs go to the lane, foreign ones are forwarded, unreadable ones are buried. Jobs that
+// were fetched while quiet was asked for go to the lane too, which gives them back with the others, in order.
+func (w *Worker) dispatch(all []*item) {
 	native := all[:0]
 	for _, it := range all {
-		if w.admit(it) {
+		switch {
+		case it.broken != nil && it.handler == nil:
+			w.log.Warn("unreadable job buried", slog.String("queue", it.queue), slog.Any("err", it.broken))
+			w.settle(settlement{item: it, op: queues.OpDead, at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
+		case it.handler == nil:
+			w.forward(it)
+		case it.broken != nil:
+			w.fail(it, rejected(it.broken), 0)
+		default:
 			native = append(native, it)
 		}
 	}
-	w.lane.add(native)
-}
-
-// admit reads one job; false when it has been settled already.
-func (w *Worker) admit(it *item) bool {
-	job, err := queues.ParseJob(it.job.Payload)
-	if err != nil {
-		w.log.Warn("unreadable job buried", slog.String("queue", it.queue), slog.Any("err", err))
-		w.settle(settlement{item: it, op: queues.OpDead, at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
-		return false
-	}
-	it.job = job
-	it.handler = w.handlers[job.Class]
-	if it.handler == nil {
-		w.forward(it)
-		return false
-	}
-	dest, err := it.handler.Destination(job.Class, job.Args)
-	if err != nil {
-		w.fail(it, rejected(err), 0)
-		return false
-	}
-	it.dest = dest
-	return true
+	w.dropAll(w.lane.add(native))
 }
 
 // rejected is the outcome of a job whose arguments can never be run.
 func rejected(err error) Outcome {
 	out := Outcome{Kind: Failed, Label: "bad arguments", ErrorClass: "ArgumentError", ErrorMessage: err.Error()}
-	if e, ok := err.(interface{ RubyClass() string }); ok {
+	if e, ok := errors.AsType[interface {
+		error
+		RubyClass() string
+	}](err); ok {
 		out.ErrorClass = e.RubyClass()
 	}
 	return out
 }
 
-// forward hands a foreign job on, byte for byte. Without a queue to forward to it goes back, which only happens if a shared look was mistaken.
+// foreignPause is how long a foreign job waits in the schedule set that cannot be forwarded.
+const foreignPause = time.Minute
+
+// forward hands a foreign job on, byte for byte. Without a queue to forward to (a shared look was mistaken, or an owned queue holds what it
+// should not) it waits in the schedule set: put back at once, it would be fetched again at once.
 func (w *Worker) forward(it *item) {
-	event := End{Queue: it.queue, Class: className(&it.job), JID: it.job.JID, Result: Forwarded, Label: "foreign class"}
 	if w.cfg.ForeignTo == "" {
-		event.Result = Requeued
-		w.settle(settlement{item: it, op: queues.OpRequeue, event: event})
+		w.log.Warn("job of a foreign class deferred, for there is no queue to forward it to", slog.String("queue", it.queue), slog.String("class", it.job.Class))
+		w.holdOne(it, reasonForeign, time.Now().Add(foreignPause))
 		return
 	}
+	event := End{Queue: it.queue, Class: className(&it.job), JID: it.job.JID, Result: Forwarded, Label: "foreign class"}
 	w.settle(settlement{item: it, op: queues.OpForward, queue: w.cfg.ForeignTo, event: event})
 }
 
@@ -115,7 +124,7 @@ func (w *Worker) conclude(it *item, out Outcome, took time.Duration) {
 
 // giveBack puts jobs back where they came from, to be run next. The oldest must end up rightmost, so the youngest goes first.
 func (w *Worker) giveBack(list []*item) {
-	sortYoungestFirst(list)
+	w.lane.sortYoungestFirst(list)
 	for _, it := range list {
 		w.settle(settlement{item: it, op: queues.OpRequeue, event: w.event(it, Requeued, "returned", 0)})
 	}

@@ -9,17 +9,18 @@ import (
 // item is one job in this process's hands, from the fetch until Redis has its outcome.
 type item struct {
 	job     queues.Job
-	handler Handler
+	handler Handler   // nil for a foreign class
+	broken  error     // the payload is no job, or (with a handler) its arguments can never be run
 	dest    string    // "" when it shares no limit
 	queue   string    // the list it was fetched from
 	fetched time.Time // monotonic
 
-	// Written under window.mu; the completer reads them there too.
+	// Written under lane.mu; the completer reads them there too.
 	session *queues.Session
 	ref     queues.Ref
 	state   itemState
 
-	started time.Time // written by the processor that runs it, under window.mu
+	started time.Time // written by the processor that runs it, under lane.mu
 }
 
 type itemState uint8

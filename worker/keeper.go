@@ -1,12 +1,10 @@
 package worker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,8 +12,15 @@ import (
 	"github.com/queueville/queueville/queues"
 )
 
-// leaseMargin is how long before the lease's end nothing new starts: clocks, scheduling and the network are not exact.
+// leaseMargin is how long before the lease's end nothing new starts, for a lease of the usual 30 s: clocks, scheduling and the network
+// are not exact.
 const leaseMargin = 5 * time.Second
+
+// margin is a sixth of shorter leases.
+func margin(ttl time.Duration) time.Duration { return min(leaseMargin, ttl/6) }
+
+// rotateTimeout bounds finding out why a lease was lost and registering again.
+const rotateTimeout = 10 * time.Second
 
 // keeper keeps this process's registration: the lease, and what to do when it is lost.
 type keeper struct {
@@ -30,7 +35,10 @@ type keeper struct {
 
 	renewed atomic.Pointer[time.Time] // when the last successful renewal was sent; written here, read by the lane
 
-	mu sync.Mutex // one rotation at a time
+	// Held for reading from the sending of a fetch until its jobs are on the books, and from the sending of outcomes until their jobs
+	// are off; for writing while the session changes. So a job is never in the old session's hash, nor in the new one's, without being
+	// on the books. Never wait for anything but Redis with it: a waiting writer stops readers.
+	steady sync.RWMutex
 }
 
 // register makes the first registration.
@@ -54,7 +62,7 @@ func (k *keeper) fresh(now time.Time) bool {
 	}
 	mono := now.Sub(*sent)
 	wall := now.Round(0).Sub(sent.Round(0))
-	return max(mono, wall) < k.ttl-leaseMargin
+	return max(mono, wall) < k.ttl-margin(k.ttl)
 }
 
 // current is the session in force.
@@ -84,7 +92,6 @@ func (k *keeper) Run(ctx context.Context) error {
 
 func (k *keeper) renew(ctx context.Context) error {
 	s := k.current()
-	wasFresh := k.fresh(time.Now())
 	sent := time.Now()
 	callCtx, cancel := context.WithTimeout(ctx, k.every)
 	defer cancel()
@@ -96,20 +103,20 @@ func (k *keeper) renew(ctx context.Context) error {
 		return err
 	}
 	k.renewed.Store(&sent)
-	if !wasFresh {
-		k.lane.kick()
-	}
+	k.lane.kick() // processors have gone if the lease was in doubt at any time since the last renewal
 	return nil
 }
 
 // lost replaces a session whose lease is gone. What had not started is dropped: another worker has it or will have it. Only if Redis has
 // forgotten (a new generation) nobody else can have it, and everything in hand is written into the new session.
 func (k *keeper) lost(ctx context.Context, s *queues.Session) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	k.steady.Lock()
+	defer k.steady.Unlock()
 	if k.current() != s {
 		return nil // somebody was quicker
 	}
+	ctx, cancel := context.WithTimeout(ctx, rotateTimeout)
+	defer cancel()
 	generation, err := k.store.Generation(ctx)
 	if err != nil {
 		return fmt.Errorf("read generation: %w", err)
@@ -126,8 +133,7 @@ func (k *keeper) replace(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("register again: %w", err)
 	}
-	unstarted := k.lane.takeWaiting()
-	k.lane.begin(s)
+	unstarted := k.lane.begin(s)
 	k.renewed.Store(&sent)
 	k.dropped(unstarted)
 	k.observer.LeaseLost("expired")
@@ -137,7 +143,6 @@ func (k *keeper) replace(ctx context.Context) error {
 
 func (k *keeper) restore(ctx context.Context) error {
 	list := k.lane.inHand()
-	slices.SortFunc(list, func(a, b *item) int { return cmp.Compare(a.ref.Seq, b.ref.Seq) })
 	fetched := make([]queues.Fetched, len(list))
 	for i, it := range list {
 		fetched[i] = queues.Fetched{Ref: it.ref, Payload: it.job.Payload}

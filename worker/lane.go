@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,25 +78,25 @@ func (l *lane) hungry() bool {
 	return !l.closed && l.waiting == 0 && l.running < l.limit
 }
 
-// register puts fetched jobs on the books before anything else may happen to them.
+// register puts fetched jobs on the books before anything else may happen to them. The caller holds keeper.steady, so s is in force.
 func (l *lane) register(s *queues.Session, list []*item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, it := range list {
 		it.session = s
-		if s == l.session {
-			l.items[it.ref.Seq] = it
-		}
+		l.items[it.ref.Seq] = it
 	}
 }
 
-// add lets registered jobs wait for their start. Jobs of a full waiting line are handed to hold.
-func (l *lane) add(list []*item) {
+// add lets registered jobs wait for their start. Jobs of a full waiting line are handed to hold. It returns those whose lease was lost
+// in between: whoever adopts them will run them.
+func (l *lane) add(list []*item) (lost []*item) {
 	var over []*item
 	l.mu.Lock()
 	for _, it := range list {
 		if it.session != l.session {
-			continue // the lease was lost in between: whoever adopts it will run it
+			lost = append(lost, it)
+			continue
 		}
 		d := l.dests[it.dest]
 		if d == nil {
@@ -115,6 +117,7 @@ func (l *lane) add(list []*item) {
 	if len(over) > 0 {
 		l.hold(over, reasonBusy, time.Time{})
 	}
+	return lost
 }
 
 // push puts a destination back into the ring. mu is held.
@@ -274,10 +277,43 @@ func (l *lane) stale(before time.Time) []*item {
 	return out
 }
 
+// sortReturns orders the returns of a batch, behind everything else, so that the oldest job ends rightmost: at a stop running jobs come
+// back one by one, in no order. All other outcomes keep their places among each other.
+func (l *lane) sortReturns(batch []settlement) {
+	returns := 0
+	for i := range batch {
+		if batch[i].op == queues.OpRequeue {
+			returns++
+		}
+	}
+	if returns < 2 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	slices.SortStableFunc(batch, func(a, b settlement) int {
+		ra, rb := a.op == queues.OpRequeue, b.op == queues.OpRequeue
+		switch {
+		case ra && rb:
+			return cmp.Compare(b.item.ref.Seq, a.item.ref.Seq)
+		case ra:
+			return 1
+		case rb:
+			return -1
+		}
+		return 0
+	})
+}
+
 // takeWaiting empties the waiting lines, for quiet and stop, and for a lost lease.
 func (l *lane) takeWaiting() []*item {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.emptyLines()
+}
+
+// emptyLines does it. mu is held.
+func (l *lane) emptyLines() []*item {
 	var out []*item
 	for _, d := range l.dests {
 		for _, it := range d.items {
@@ -317,20 +353,23 @@ func (l *lane) close() {
 func (l *lane) resize(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	n = max(1, n) // the pool takes 0 for "no limit"
 	l.limit = n
 	l.pool.Resize(n)
 	l.spawn()
 }
 
-// begin makes s the current session. Whatever was in hand under the old one is off the books: its outcomes will have no effect.
-func (l *lane) begin(s *queues.Session) {
+// begin makes s the current session and returns what had not started under the old one, in one step: whatever waited a moment longer
+// would be started without being ours. All that was in hand is off the books; outcomes of what runs will have no effect.
+func (l *lane) begin(s *queues.Session) (unstarted []*item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.session = s
 	l.items = make(map[uint64]*item, l.window)
+	return l.emptyLines()
 }
 
-// inHand lists the jobs in hand under the current session without changing anything.
+// inHand lists the jobs in hand under the current session in the order they were fetched, without changing anything.
 func (l *lane) inHand() []*item {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -338,7 +377,16 @@ func (l *lane) inHand() []*item {
 	for _, it := range l.items {
 		out = append(out, it)
 	}
+	slices.SortFunc(out, func(a, b *item) int { return cmp.Compare(a.ref.Seq, b.ref.Seq) })
 	return out
+}
+
+// sortYoungestFirst sorts jobs for their return: each goes to the right end, so the oldest must be the last. The lane's lock guards
+// their numbers, which change when Redis has forgotten.
+func (l *lane) sortYoungestFirst(list []*item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	slices.SortFunc(list, func(a, b *item) int { return cmp.Compare(b.ref.Seq, a.ref.Seq) })
 }
 
 // rebook puts jobs that were restored under a new session on its books.

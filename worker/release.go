@@ -46,5 +46,21 @@ func Release(ctx context.Context, store *queues.Store) (ReleaseReport, error) {
 		}
 		report.Released = append(report.Released, Released{h.Name, n})
 	}
+	// Whoever deleted the registrations has left the jobs.
+	scanCtx, cancelScan := context.WithTimeout(ctx, time.Minute)
+	defer cancelScan()
+	strays, err := store.Strays(scanCtx)
+	if err != nil {
+		return report, fmt.Errorf("look for jobs without a worker: %w", err)
+	}
+	for _, name := range strays {
+		n, err := store.Adopt(scanCtx, name, false)
+		if err != nil {
+			return report, fmt.Errorf("give back the jobs of %s: %w", name, err)
+		}
+		if n > 0 {
+			report.Released = append(report.Released, Released{name, n})
+		}
+	}
 	return report, nil
 }

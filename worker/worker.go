@@ -9,7 +9,8 @@
 // one for each owned queue, and as many processors as run jobs. All of them have ended when Run returns.
 //
 // It stops from the front to the back: the fetcher first, then the lane gives back what has not started, running jobs get the stop
-// timeout, then their context ends and they are given back too; the completer ends when everything is settled, the lease after it.
+// timeout, then their context ends and they are given back too; the completer ends when everything is settled, then the lease is given
+// up with whatever could not be settled.
 //
 // The package does not know what a job does: see Handler and Gate.
 package worker
@@ -117,7 +118,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
 	setDefault(&c.Observer, Observer(NopObserver{}))
 	need(c.Concurrency > 0 && c.Window > 0 && c.PerDest > 0, "concurrency, window and per-destination limit must be positive")
-	need(c.RenewEvery < c.LeaseTTL-leaseMargin || c.LeaseTTL <= leaseMargin, "the lease must be renewed well before it ends")
+	need(c.RenewEvery < c.LeaseTTL-margin(c.LeaseTTL), "the lease must be renewed well before it ends")
 	return c, errors.Join(problems...)
 }
 
@@ -148,6 +149,7 @@ type Worker struct {
 	stopOnce sync.Once
 	endFetch context.CancelFunc
 	fetchEnd context.Context //nolint:containedctx // ended by Quiet and Stop
+	fetched  chan struct{}   // closed when the fetcher has ended: nothing comes into the lane any more
 }
 
 // New checks the configuration and makes a worker. It starts nothing.
@@ -156,7 +158,7 @@ func New(cfg Config) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{cfg: cfg, handlers: map[string]Handler{}, pacer: newPacer(), observer: cfg.Observer, log: cfg.Logger, stop: make(chan struct{})}
+	w := &Worker{cfg: cfg, handlers: map[string]Handler{}, pacer: newPacer(), observer: cfg.Observer, log: cfg.Logger, stop: make(chan struct{}), fetched: make(chan struct{})}
 	var classes []string
 	for _, h := range cfg.Handlers {
 		for _, class := range h.Classes() {
@@ -178,14 +180,14 @@ func New(cfg Config) (*Worker, error) {
 		in: make(chan settlement, 2*cfg.Window), lane: w.lane, keeper: w.keeper, observer: w.observer, log: w.log, ended: w.ended,
 	}
 	w.fetcher = &fetcher{
-		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: func() []string { return scheduler.Order(cfg.Owned, nil) }, owned: len(cfg.Owned) > 0, accept: w.intake,
-		observer: w.observer, log: w.log, wake: make(chan struct{}, 1), arm: map[string]chan struct{}{},
+		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: func() []string { return scheduler.Order(cfg.Owned, nil) }, owned: len(cfg.Owned) > 0,
+		book: w.book, dispatch: w.dispatch, observer: w.observer, log: w.log, wake: make(chan struct{}, 1),
 		look: queues.Look{
 			Queues: cfg.Shared, Classes: classes, WindowJobs: cfg.WindowJobs, WindowBytes: cfg.WindowBytes, Share: cfg.Share, Hosts: cfg.OnlyHosts,
 		},
 	}
 	for _, q := range cfg.Owned {
-		w.fetcher.arm[q.Name] = make(chan struct{}, 1)
+		w.fetcher.awaiters = append(w.fetcher.awaiters, &awaiter{queue: q.Name, arm: make(chan struct{}, 1)})
 	}
 	if cfg.MaxRate > 0 {
 		w.fetcher.limiter = rate.NewLimiter(rate.Limit(cfg.MaxRate), max(1, int(cfg.MaxRate)))
@@ -218,9 +220,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err := w.keeper.register(ctx); err != nil {
 		return err
 	}
-	w.adoptNeighbours(ctx)
 
-	// Four generations of goroutines, ended one after the other: fetching, background, completing, and the lease that all of them need.
+	// Four generations of goroutines, ended one after the other: fetching, completing, background, and the lease that all of them need.
 	leaseCtx, endLease := context.WithCancel(context.WithoutCancel(ctx))
 	completeCtx, endComplete := context.WithCancel(leaseCtx)
 	backCtx, endBack := context.WithCancel(leaseCtx)
@@ -230,15 +231,19 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	var lease, completing, background, fetching errgroup.Group
 	lease.Go(func() error { return w.keeper.Run(leaseCtx) })
+	w.adoptFirst(ctx)
 	settled := make(chan struct{})
 	completing.Go(func() error { return w.completer.Run(completeCtx, settled) })
 	background.Go(func() error { return w.beat(backCtx) })
 	background.Go(func() error { return w.adopt(backCtx) })
 	background.Go(func() error { return w.sweep(backCtx) })
 	fetching.Go(func() error { return w.poll(w.fetchEnd) })
-	fetching.Go(func() error { return w.fetcher.Run(w.fetchEnd, leaseCtx) })
-	for _, q := range w.cfg.Owned {
-		fetching.Go(func() error { return w.fetcher.await(w.fetchEnd, q.Name) })
+	fetching.Go(func() error {
+		defer close(w.fetched)
+		return w.fetcher.Run(w.fetchEnd, leaseCtx)
+	})
+	for _, a := range w.fetcher.awaiters {
+		fetching.Go(func() error { return w.fetcher.await(w.fetchEnd, a) })
 	}
 	if w.cfg.Ready != nil {
 		w.cfg.Ready()
@@ -246,7 +251,6 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	w.waitForStop(ctx)
 	w.Quiet()
-	_ = fetching.Wait()
 	w.finish(leaseCtx)
 
 	close(settled)
@@ -255,15 +259,25 @@ func (w *Worker) Run(ctx context.Context) error {
 	stuck.Stop()
 	endBack()
 	_ = background.Wait()
-	w.leave(leaseCtx)
-	endLease()
+	_ = fetching.Wait()
+	endLease() // before the registration is given up, or the keeper would take it for lost and register again
 	_ = lease.Wait()
+	w.leave(context.WithoutCancel(ctx))
 	return nil
 }
 
-// waitForStop returns when the worker has to stop. Quiet on the way there gives back what has not started.
+// adoptFirst takes care of predecessors before anything is fetched, so that their jobs come first, as they did before.
+func (w *Worker) adoptFirst(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	w.adoptNeighbours(ctx)
+}
+
+// waitForStop returns when the worker has to stop. Quiet on the way there gives back what has not started, once the last fetch is in:
+// its jobs are the youngest and must not end up in front.
 func (w *Worker) waitForStop(ctx context.Context) {
 	quiet := w.fetchEnd.Done()
+	var fetched <-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -271,8 +285,10 @@ func (w *Worker) waitForStop(ctx context.Context) {
 		case <-w.stop:
 			return
 		case <-quiet:
-			quiet = nil
+			quiet, fetched = nil, w.fetched
 			w.lane.close()
+		case <-fetched:
+			fetched = nil
 			w.giveBack(w.lane.takeWaiting())
 		}
 	}
@@ -281,14 +297,18 @@ func (w *Worker) waitForStop(ctx context.Context) {
 // finish lets running jobs end, at most for the stop timeout, then ends their context and gives them back.
 func (w *Worker) finish(ctx context.Context) {
 	w.lane.close()
+	timeout := time.NewTimer(w.cfg.StopTimeout)
+	defer timeout.Stop()
+	select {
+	case <-w.fetched:
+	case <-time.After(fetchTimeout): // Redis is away: what the last fetch has brought goes back with the registration
+	}
 	w.giveBack(w.lane.takeWaiting())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		w.lane.pool.StopAndWait()
 	}()
-	timeout := time.NewTimer(w.cfg.StopTimeout)
-	defer timeout.Stop()
 	select {
 	case <-done:
 		return
