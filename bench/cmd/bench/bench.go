@@ -125,6 +125,11 @@ func printReport(w io.Writer, r *suite.Report) error {
 	if _, err := fmt.Fprintf(w, "\n%s, %.0f s\n\n", r.Suite, r.Took); err != nil {
 		return err
 	}
+	for _, note := range r.Notes {
+		if _, err := fmt.Fprintf(w, "Note: %s.\n\n", note); err != nil {
+			return err
+		}
+	}
 	if len(r.Targets) == 0 {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -62,4 +63,38 @@ func version(ctx context.Context, name string, args ...string) string {
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
 	return line[:min(len(line), 100)]
+}
+
+// Busy is the share of all processors that is in use, over the given time, from 0 to 1. Taken before a suite starts it tells whether the
+// machine has other things to do, which spoils figures; -1 where /proc does not say.
+func Busy(ctx context.Context, length time.Duration) float64 {
+	idle, total := processorTicks()
+	select {
+	case <-ctx.Done():
+	case <-time.After(length):
+	}
+	idleNow, totalNow := processorTicks()
+	if totalNow <= total {
+		return -1
+	}
+	return 1 - float64(idleNow-idle)/float64(totalNow-total)
+}
+
+// processorTicks reads the first line of /proc/stat: user nice system idle iowait irq softirq steal …
+func processorTicks() (idle, total int64) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(line)[1:] {
+		n, _ := strconv.ParseInt(field, 10, 64)
+		if i < 8 { // guest time, behind, is in user time already
+			total += n
+		}
+		if i == 3 || i == 4 {
+			idle += n
+		}
+	}
+	return idle, total
 }

@@ -85,10 +85,20 @@ func Run(ctx context.Context, name string, o Options) (*Report, error) {
 	if !ok {
 		return nil, fmt.Errorf("unknown suite %q", name)
 	}
+	busy := measure.Busy(ctx, 2*time.Second)
 	start := time.Now()
 	report, err := run(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if busy > 0.1 {
+		report.Notes = append(report.Notes, fmt.Sprintf("the machine was %.0f %% busy with other things before this suite began: its figures are no measurement", 100*busy))
+	}
+	if o.Quick {
+		report.Notes = append(report.Notes, "quick mode: few jobs, one round; a look, no measurement")
+	}
+	if o.Package || o.ProfileDir != "" {
+		report.Notes = append(report.Notes, "deliveries ran on the packages in a process of the benchmark's, not on the queueville binary")
 	}
 	report.Suite, report.Took = name, time.Since(start).Seconds()
 	return report, nil
