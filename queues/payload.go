@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Timestamp is a time as a payload holds it, in Unix seconds; zero when absent or not a number. A JSON number with a
@@ -39,9 +40,15 @@ type Job struct {
 	FailedAt      Timestamp
 	RetriedAt     Timestamp
 
-	// Unrepeatable: Ruby can read the payload but not write it again (invalid UTF-8, half a surrogate pair, a number
-	// beyond float64), so Ruby's poller would lose it. It must not go into retry or schedule; RetryEntry buries it.
-	Unrepeatable bool
+	lossy bool // holds half a surrogate pair or a number beyond float64
+	high  bool // holds bytes that are not ASCII
+}
+
+// Unrepeatable tells whether Ruby can read the payload but not write it again (invalid UTF-8, half a surrogate pair, a number beyond
+// float64), so that Ruby's poller would lose it. Such a job must not go into retry or schedule; RetryEntry buries it. It is asked of few
+// jobs and reads the whole text, so it is not part of ParseJob.
+func (j *Job) Unrepeatable() bool {
+	return j.lossy || j.high && !utf8.ValidString(j.Payload)
 }
 
 // Name is what metrics and people call the job's class: Wrapped if there is one, else Class.
@@ -86,7 +93,7 @@ func ParseJob(payload string) (Job, error) {
 	if err := p.malformed(); err != nil {
 		return Job{Payload: payload}, err
 	}
-	job.Unrepeatable = p.lossy
+	job.lossy, job.high = p.lossy, p.high&highs != 0
 	return job, nil
 }
 

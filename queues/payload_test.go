@@ -138,7 +138,7 @@ end`, data.String()))
 			if malformed.Reason == "not a JSON object" {
 				got = "other"
 			}
-		} else if job.Unrepeatable {
+		} else if job.Unrepeatable() {
 			got = "lossy"
 		}
 		count[got]++
@@ -315,7 +315,7 @@ func FuzzParseJob(f *testing.F) {
 				t.Fatalf("class of %q = %q, want %q", s, job.Class, class)
 			}
 		}
-		if !job.Unrepeatable {
+		if !job.Unrepeatable() {
 			if again, err := appendCanonical(nil, s, 0); err != nil {
 				t.Fatalf("%q cannot be written again: %v", s, err)
 			} else if twice, err := appendCanonical(nil, string(again), 0); err != nil || string(twice) != string(again) {

@@ -90,7 +90,7 @@ func RetryEntry(job Job, fetchedFrom string, failure Failure, now time.Time, o R
 	if !job.Retry.Enabled {
 		return Retry{Verdict: VerdictDiscard, Payload: job.Payload, Score: at, Exhausted: true, Reason: "retry is false"}, nil
 	}
-	if job.Unrepeatable {
+	if job.Unrepeatable() {
 		return Retry{Verdict: VerdictDead, Payload: job.Payload, Score: at, Exhausted: true, Reason: "cannot be written again as JSON"}, nil
 	}
 	r := Retry{Verdict: VerdictRetry, Score: at}

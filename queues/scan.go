@@ -407,9 +407,6 @@ func (p *scanner) end(closing int) {
 		p.fail("something follows the object")
 		return
 	}
-	if p.high&highs != 0 && !utf8.ValidString(p.s) {
-		p.lossy = true
-	}
 }
 
 // member reads the next member, and reports false when there is none or after an error.

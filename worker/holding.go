@@ -126,7 +126,7 @@ func (w *Worker) holdOne(it *item, reason string, until time.Time) {
 		w.giveUp(it, queues.Retry{}, event, now)
 		return
 	}
-	if it.job.Unrepeatable { // Ruby's poller would lose it
+	if it.job.Unrepeatable() { // Ruby's poller would lose it
 		event.Result, event.Label = Dead, "cannot be written again as JSON"
 		w.settle(settlement{item: it, op: queues.OpDead, at: seconds(now), event: event})
 		return
