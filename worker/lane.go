@@ -31,10 +31,11 @@ type lane struct {
 	session    *queues.Session
 	items      map[uint64]*item // in hand under session, by sequence number
 	dests      map[string]*destination
-	ring       []*destination // those worth asking the gate about, next first
+	ring       ring           // those worth asking the gate about, next first
 	waiting    int
 	running    int // includes jobs of earlier sessions
 	processors int
+	starting   bool // a processor has been started that has not come for its first job
 	limit      int  // processors at most
 	closed     bool // nothing starts any more
 }
@@ -124,18 +125,21 @@ func (l *lane) add(list []*item) (lost []*item) {
 func (l *lane) push(d *destination) {
 	if !d.inRing {
 		d.inRing = true
-		l.ring = append(l.ring, d)
+		l.ring.push(d)
 	}
 }
 
-// spawn starts one more processor if there is anything to ask the gate about; each processor that finds work starts the next. mu is held.
+// spawn starts one more processor if there is anything to ask the gate about; each processor that finds work starts the next. One at a
+// time, for short jobs are done by those that are there before a new one arrives. mu is held.
 func (l *lane) spawn() {
-	if l.closed || len(l.ring) == 0 || l.processors >= l.limit {
+	if l.closed || l.starting || l.ring.empty() || l.processors >= l.limit {
 		return
 	}
 	l.processors++
+	l.starting = true
 	if err := l.pool.Go(l.process); err != nil {
 		l.processors-- // the pool was stopped
+		l.starting = false
 	}
 }
 
@@ -150,8 +154,8 @@ func (l *lane) kick() {
 }
 
 func (l *lane) process() {
-	for {
-		it, held := l.next(time.Now())
+	for first := true; ; first = false {
+		it, held := l.next(time.Now(), first)
 		for _, h := range held {
 			l.hold(h.items, h.reason, h.until)
 		}
@@ -169,16 +173,18 @@ type heldBack struct {
 	until  time.Time
 }
 
-// next takes the next job that may start, or nil: then the calling processor has been signed off.
-// Jobs of destinations that the gate holds back come out beside it.
-func (l *lane) next(now time.Time) (*item, []heldBack) {
+// next takes the next job that may start, or nil: then the calling processor has been signed off. first is true for the first call of a
+// processor. Jobs of destinations that the gate holds back come out beside it.
+func (l *lane) next(now time.Time, first bool) (*item, []heldBack) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if first {
+		l.starting = false
+	}
 	var held []heldBack
 	if !l.closed && l.processors <= l.limit && l.fresh(now) {
-		for len(l.ring) > 0 {
-			d := l.ring[0]
-			l.ring = l.ring[1:]
+		for !l.ring.empty() {
+			d := l.ring.pop()
 			d.inRing = false
 			adm := Admission{Verdict: Start}
 			if d.name != "" {
@@ -323,7 +329,7 @@ func (l *lane) emptyLines() []*item {
 		d.inRing = false
 	}
 	clear(l.dests)
-	l.ring = nil
+	l.ring = ring{}
 	l.waiting = 0
 	return out
 }
@@ -332,12 +338,7 @@ func (l *lane) emptyLines() []*item {
 func (l *lane) unlink(name string, d *destination) {
 	delete(l.dests, name)
 	if d.inRing {
-		for i := range l.ring {
-			if l.ring[i] == d {
-				l.ring = append(l.ring[:i:i], l.ring[i+1:]...)
-				break
-			}
-		}
+		l.ring.remove(d)
 		d.inRing = false
 	}
 }
