@@ -62,8 +62,16 @@ func newSnapshot(cfg Config) *snapshot {
 	}
 }
 
-// Describe implements prometheus.Collector.
-func (s *snapshot) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, ch) }
+// Describe implements prometheus.Collector. It names what there is without collecting: when metrics are registered the worker that Load
+// asks is not made yet.
+func (s *snapshot) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		s.backlog, s.latency, s.processed, s.failed, s.enqueued, s.scheduled, s.retry, s.dead, s.processes, s.workers, s.busy, s.concurrency,
+		s.inHand, s.waiting, s.running, s.limit, s.destInFlight, s.destLimit, s.destFailures, s.destUp, s.outage, s.build, s.redisReachable,
+	} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector. What Redis does not answer is left out and queueville_redis_up says so.
 func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
