@@ -31,6 +31,9 @@ deliveries, runs the worker on them and says what became of each. Nothing leaves
   queueville demo --jobs 2000 --json | jq .lost`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.Jobs < 1 || opts.Hosts < 1 {
+				return errors.New("--jobs and --hosts have to be at least 1")
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
 			defer stop()
 			if f, ok := io.err.(*os.File); ok {

@@ -9,9 +9,16 @@ import (
 )
 
 func main() {
-	// SIGTERM and SIGTSTP belong to `work`, which takes more than one kind of stop; the rest of the commands end on either.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, stop, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, environ: os.Environ()})
-	stop()
+	// Not signal.NotifyContext: giving the signals to `work`, which takes more than one kind of stop, must not end the context.
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	release := func() { signal.Stop(signals) }
+	go func() {
+		<-signals
+		release() // a second one ends the process
+		cancel()
+	}()
+	code := run(ctx, release, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, environ: os.Environ()})
 	os.Exit(code)
 }

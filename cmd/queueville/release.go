@@ -47,11 +47,11 @@ func release(ctx context.Context, io stdio, opts *sidecar.Options, wait time.Dur
 			return failure(err)
 		}
 		for _, r := range report.Released {
-			_, _ = fmt.Fprintf(io.out, "%s: %d jobs given back\n", r.Holder, r.Jobs)
+			_, _ = fmt.Fprintf(io.out, "%s: %s given back\n", r.Holder, count(r.Jobs, "job"))
 			total += r.Jobs
 		}
 		if len(report.Alive) == 0 || time.Now().After(deadline) {
-			_, _ = fmt.Fprintf(io.out, "%d jobs given back in all, %d workers alive and left alone\n", total, len(report.Alive))
+			_, _ = fmt.Fprintf(io.out, "%s given back in all, %s alive and left alone\n", count(total, "job"), count(len(report.Alive), "worker"))
 			return nil
 		}
 		select {
@@ -60,4 +60,12 @@ func release(ctx context.Context, io stdio, opts *sidecar.Options, wait time.Dur
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// count is "1 job" or "2 jobs".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -49,30 +49,42 @@ TSTP takes no new jobs any more, TERM and INT stop: running jobs get --timeout t
 		if len(problems) > 0 {
 			return report(io, problems)
 		}
-		release()
-		return work(cmd.Context(), io, opts)
+		return work(cmd.Context(), io, opts, release)
 	}
 	return cmd
 }
 
 // report prints problems and makes the error that ends the command.
 func report(io stdio, problems []mastodonenv.Problem) error {
-	n := 0
 	for _, p := range problems {
 		_, _ = fmt.Fprintf(io.err, "queueville: %s: %s\n", p.Severity, p)
+	}
+	return verdict(problems)
+}
+
+// verdict is the error that problems end a command with: servers that do not answer are not the configuration's fault, if they are all.
+func verdict(problems []mastodonenv.Problem) error {
+	errs, unreachable := 0, 0
+	for _, p := range problems {
 		if p.Severity == mastodonenv.SeverityError {
-			n++
+			errs++
+			if p.Unreachable {
+				unreachable++
+			}
 		}
 	}
-	if n == 0 {
+	switch {
+	case errs == 0:
 		return nil
+	case errs == unreachable:
+		return unavailable(fmt.Errorf("servers that cannot be reached: %d", errs), "")
 	}
-	return configError(fmt.Errorf("problems with the configuration: %d", n))
+	return configError(fmt.Errorf("problems with the configuration: %d", errs))
 }
 
 // check reports everything there is to say and starts nothing.
 func check(ctx context.Context, io stdio, opts *sidecar.Options, problems []mastodonenv.Problem) error {
-	opts.Metrics = "" // the address may be in use by the worker that runs already
+	redisconn.SetLogger(slog.New(slog.DiscardHandler)) // what it has to say is among the problems
 	s, more := sidecar.New(ctx, opts, sidecar.Env{Environ: io.environ, Version: version, Log: slog.New(slog.DiscardHandler)})
 	problems = append(problems, more...)
 	if s != nil {
@@ -89,13 +101,10 @@ func check(ctx context.Context, io stdio, opts *sidecar.Options, problems []mast
 		if err := json.NewEncoder(io.out).Encode(out); err != nil {
 			return failure(err)
 		}
-		if !out.OK {
-			return configError(errors.New("the configuration has problems"))
-		}
-		return nil
+		return withoutHint(verdict(problems))
 	}
 	if err := report(io, problems); err != nil {
-		return err
+		return withoutHint(err)
 	}
 	_, _ = fmt.Fprintf(io.out, "The configuration is fit to run.\n  %s\n  signer: %s\n", s.Describe(), s.Signer)
 	return nil
@@ -112,7 +121,15 @@ func newLogger(io stdio, opts *sidecar.Options) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(io.err, handler))
 }
 
-func work(ctx context.Context, io stdio, opts *sidecar.Options) error {
+// withoutHint leaves the advice away to run what has just been run.
+func withoutHint(err error) error {
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return &exitError{code: e.code, err: e.err}
+	}
+	return err
+}
+
+func work(ctx context.Context, io stdio, opts *sidecar.Options, release func()) error {
 	log := newLogger(io, opts)
 	redisconn.SetLogger(log)
 	_, _ = memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithLogger(slog.New(slog.DiscardHandler))) // without a limit there is none to keep
@@ -121,6 +138,12 @@ func work(ctx context.Context, io stdio, opts *sidecar.Options) error {
 		Ready:   func() { notify(daemon.SdNotifyReady) },
 		Beating: func() { notify(daemon.SdNotifyWatchdog) },
 	})
+	if ctx.Err() != nil {
+		if s != nil {
+			s.Close()
+		}
+		return ctx.Err()
+	}
 	if err := report(io, problems); err != nil {
 		return err
 	}
@@ -130,7 +153,10 @@ func work(ctx context.Context, io stdio, opts *sidecar.Options) error {
 	defer cancel()
 	done := make(chan struct{})
 	defer close(done)
-	go obeySignals(s, log, cancel, done)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTSTP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	release() // only now, so that no signal finds nobody
+	go obeySignals(s, log, signals, cancel, done)
 	err := s.Run(ctx)
 	notify(daemon.SdNotifyStopping)
 	if r := s.Shadow(); r != nil {
@@ -143,9 +169,7 @@ func work(ctx context.Context, io stdio, opts *sidecar.Options) error {
 }
 
 // obeySignals is Sidekiq's: TSTP for quiet, TERM and INT for stop. A second TERM or INT ends at once.
-func obeySignals(s *sidecar.Sidecar, log *slog.Logger, cancel context.CancelFunc, done <-chan struct{}) {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTSTP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+func obeySignals(s *sidecar.Sidecar, log *slog.Logger, signals chan os.Signal, cancel context.CancelFunc, done <-chan struct{}) {
 	defer signal.Stop(signals)
 	stops := 0
 	for {
@@ -177,6 +201,7 @@ func notify(state string) {
 
 // openConnection opens the Sidekiq Redis for the commands that only read it.
 func openConnection(ctx context.Context, io stdio, opts *sidecar.Options) (*sidecar.Connection, error) {
+	redisconn.SetLogger(slog.New(slog.DiscardHandler)) // what it has to say is in the error
 	conn, problems := sidecar.Connect(opts, io.environ)
 	if conn == nil {
 		return nil, report(io, problems)

@@ -23,6 +23,9 @@ type Problem struct {
 	Name     string   `json:"name,omitempty"` // the variable, if it is about one
 	What     string   `json:"what"`           // what is wrong
 	Hint     string   `json:"hint,omitempty"` // what to do
+
+	// Unreachable: a server did not answer; what is written may well be right.
+	Unreachable bool `json:"unreachable,omitempty"`
 }
 
 // String is one line: "file:line: NAME: what; hint".

@@ -27,6 +27,7 @@ func Check(ctx context.Context, client redis.UniversalClient, opts CheckOptions)
 	text, err := client.Info(ctx).Result()
 	if err != nil {
 		c.errorf("is Redis up, and are address and password right?", "does not answer: %v", err)
+		c.problems[len(c.problems)-1].Unreachable = true
 		return c.problems
 	}
 	info := parseInfo(text)

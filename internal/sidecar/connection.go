@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -105,15 +106,24 @@ func openServers(ctx context.Context, cfg *mastodonenv.Config, opts *Options, bl
 	return s, problems
 }
 
-// probe asks every server that could be opened whether it is there and fit, all at once.
-func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config) []mastodonenv.Problem {
+// wrong tells whether the address of a server is known to be wrong, so that asking there would ask somebody else: a variable whose name
+// begins like this has a problem.
+func wrong(problems []mastodonenv.Problem, prefixes ...string) bool {
+	return slices.ContainsFunc(problems, func(p mastodonenv.Problem) bool {
+		return p.Severity == mastodonenv.SeverityError && slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(p.Name, prefix) })
+	})
+}
+
+// probe asks every server that could be opened whether it is there and fit, all at once; those that known problems are about are left out.
+func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config, known []mastodonenv.Problem) []mastodonenv.Problem {
+	noRedis, noDB := wrong(known, "REDIS_", "SIDEKIQ_REDIS_", "CACHE_REDIS_"), wrong(known, "DB_", "DATABASE_URL")
 	callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	found := make([][]mastodonenv.Problem, 4) // in a fixed order, whoever answers first
 	var asking sync.WaitGroup
 	check := func(i int, client redis.UniversalClient, where mastodonenv.Redis, cache bool) {
 		asking.Go(func() {
-			if client != nil {
+			if client != nil && !noRedis {
 				found[i] = redisconn.Check(callCtx, client, redisconn.CheckOptions{Name: where.Source, Cache: cache})
 			}
 		})
@@ -126,7 +136,7 @@ func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config) []mastodon
 		check(2, s.cache, cfg.Cache, true)
 	}
 	asking.Go(func() {
-		if s.db != nil {
+		if s.db != nil && !noDB {
 			found[3] = s.probeDB(callCtx, cfg)
 		}
 	})
@@ -144,7 +154,9 @@ func (s *servers) probeDB(ctx context.Context, cfg *mastodonenv.Config) []mastod
 		if errors.Is(err, context.DeadlineExceeded) {
 			hint = "it did not answer in time"
 		}
-		return []mastodonenv.Problem{problemf(cfg.Postgres.Source, hint, "cannot be asked: %v", dbpool.Classify(err))}
+		p := problemf(cfg.Postgres.Source, hint, "cannot be asked: %s", oneLine(dbpool.Classify(err)))
+		p.Unreachable = true
+		return []mastodonenv.Problem{p}
 	}
 	var problems []mastodonenv.Problem
 	if !accounts || !unavailable {
@@ -155,6 +167,17 @@ func (s *servers) probeDB(ctx context.Context, cfg *mastodonenv.Config) []mastod
 			"the database has a table of encrypted keys, and the keys to read it are not set"))
 	}
 	return problems
+}
+
+// oneLine is an error's text on one line, and each of its lines once: pgx prints one for every address and TLS mode that it tried.
+func oneLine(err error) string {
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, " ")
 }
 
 // parseLevel reads a log level.

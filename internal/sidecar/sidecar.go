@@ -81,7 +81,7 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 	// Whatever is wrong so far, the servers are asked too: a person wants to hear of everything at once.
 	srv, more := openServers(ctx, cfg, opts, len(p.owned))
 	problems = append(problems, more...)
-	problems = append(problems, srv.probe(ctx, cfg)...)
+	problems = append(problems, srv.probe(ctx, cfg, problems)...)
 	if srv.sidekiq == nil {
 		srv.close()
 		return nil, problems
@@ -148,7 +148,7 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 	identity := queues.NewIdentity(host, os.Getpid())
 	observer := &observer{Observer: worker.NopObserver{}, ended: s.env.Ended}
 	s.health = workmetrics.NewHealth(45 * time.Second)
-	if s.opts.Metrics != "" {
+	if s.opts.Metrics != "" && !s.opts.Check { // a check does not listen: the worker that runs already may
 		s.metrics = workmetrics.New(workmetrics.Config{
 			Prefix: s.opts.MetricsPrefix, Store: s.Store, Hosts: s.Deliverer.Hosts(), Outage: s.Deliverer.LocalOutage, Signer: s.Signer, Version: s.env.Version,
 			Stated: s.opts.Stated, Load: func() worker.Load { return s.Worker.Load() },
@@ -353,6 +353,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	var err error
 	if s.shadow != nil {
 		s.ready()
+		back.Go(func() error { return s.beatShadow(backCtx) })
 		err = s.shadow.Run(ctx)
 	} else {
 		err = s.Worker.Run(ctx)
@@ -363,6 +364,30 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 	endBack()
 	return errors.Join(err, back.Wait())
+}
+
+// beatShadow shows that a shadow, which has no heartbeat because it writes nothing, is alive and reaches Redis.
+func (s *Sidecar) beatShadow(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		callCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := s.Store.ProcessCount(callCtx)
+		cancel()
+		if err == nil {
+			s.health.Beat()
+			if s.env.Beating != nil {
+				s.env.Beating()
+			}
+		} else if ctx.Err() == nil {
+			s.env.Log.WarnContext(ctx, "Redis does not answer", slog.Any("err", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // Shadow is the report of a shadow run; nil without --shadow.
