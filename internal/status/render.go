@@ -3,9 +3,12 @@ package status
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Render writes s for people.
@@ -26,7 +29,7 @@ func renderQueues(b *strings.Builder, s *Status) {
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight|tabwriter.StripEscape)
 	_, _ = fmt.Fprintln(t, "QUEUE\tBACKLOG\tLATENCY\tSERVED BY\t")
 	for _, q := range s.Queues {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", printable(q.Name), group(q.Backlog), latency(q.LatencySeconds), servedBy(q))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", name(q.Name), group(q.Backlog), latency(q.LatencySeconds), servedBy(q))
 	}
 	_ = t.Flush()
 	if len(s.Queues) == 0 {
@@ -63,19 +66,19 @@ func renderProcesses(b *strings.Builder, s *Status) {
 	_, _ = fmt.Fprintln(t, "PROCESS\tKIND\tBUSY\tQUEUES\tMEMORY\tBEAT")
 	for i := range s.Processes {
 		p := &s.Processes[i]
-		kind, busy, names := "ruby", fmt.Sprintf("%d/%d", p.Busy, p.Concurrency), p.Queues
+		kind, busy, served := "ruby", fmt.Sprintf("%d/%d", p.Busy, p.Concurrency), p.Queues
 		if p.Worker != nil {
 			kind = "queueville"
 			busy = fmt.Sprintf("%d/%d (+%d waiting)", p.Worker.Running, p.Worker.Concurrency, p.Worker.Waiting)
-			names = append([]string(nil), p.Worker.Owned...)
+			served = slices.Clone(p.Worker.Owned)
 			for _, q := range p.Worker.Shared {
-				names = append(names, q+" (shared)")
+				served = append(served, q+" (shared)")
 			}
 		}
 		if p.Quiet {
 			kind += ", quiet"
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%.0f s ago\n", printable(p.Identity), kind, busy, printable(strings.Join(names, " ")), p.RSSKB/1024, p.BeatAge)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%.0f s ago\n", name(p.Identity), kind, busy, names(served), p.RSSKB/1024, p.BeatAge)
 	}
 	_ = t.Flush()
 	b.WriteByte('\n')
@@ -107,10 +110,34 @@ func group(n int64) string {
 	return s
 }
 
-// printable keeps names that come from Redis from steering the terminal.
+// nameRunes is how much of a name is shown: real ones are shorter, and a long one would break every line of its table.
+const nameRunes = 80
+
+// name is printable, and short enough for a table.
+func name(s string) string {
+	n := 0
+	for i := range s {
+		if n++; n > nameRunes {
+			return printable(s[:i]) + "…"
+		}
+	}
+	return printable(s)
+}
+
+// names are several of them.
+func names(list []string) string {
+	short := make([]string, len(list))
+	for i := range list {
+		short[i] = name(list[i])
+	}
+	return strings.Join(short, " ")
+}
+
+// printable keeps names that come from Redis from steering the terminal: no control characters, none that turn the direction of
+// writing, none that are invisible, no broken UTF-8.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
