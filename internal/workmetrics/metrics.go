@@ -23,10 +23,11 @@ var latencyBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10,
 // Metrics is a worker.Observer that counts for Prometheus.
 type Metrics struct {
 	worker.NopObserver
-	registry *prometheus.Registry
+	registry        *prometheus.Registry
+	classes, queues *labels // what payloads and Redis say, bounded
 
-	jobs, failed, dead *prometheus.CounterVec // Sidekiq's names
-	duration           *prometheus.SummaryVec
+	jobs, failed, restarted, dead *prometheus.CounterVec // Sidekiq's names
+	duration                      *prometheus.SummaryVec
 
 	ended       *prometheus.CounterVec
 	wait        *prometheus.HistogramVec
@@ -56,12 +57,13 @@ type Config struct {
 
 // New makes the metrics and registers them.
 func New(cfg Config) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry()}
+	m := &Metrics{registry: prometheus.NewRegistry(), classes: newLabels(maxClasses), queues: newLabels(maxQueues)}
 	sidekiq := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return m.counter(cfg.Prefix+name, help, labels...)
 	}
 	m.jobs = sidekiq("sidekiq_jobs_total", "Jobs run.", "job_name", "queue")
 	m.failed = sidekiq("sidekiq_failed_jobs_total", "Jobs that failed.", "job_name", "queue")
+	m.restarted = sidekiq("sidekiq_restarted_jobs_total", "Jobs that a stop interrupted and gave back.", "job_name", "queue")
 	m.dead = sidekiq("sidekiq_dead_jobs_total", "Jobs that failed for the last time.", "job_name", "queue")
 	m.duration = prometheus.NewSummaryVec(prometheus.SummaryOpts{
 		Name: cfg.Prefix + "sidekiq_job_duration_seconds", Help: "Run time of jobs.",
@@ -108,25 +110,29 @@ func (m *Metrics) Fetched(kind string, jobs int, took time.Duration) {
 
 // Ended implements worker.Observer.
 func (m *Metrics) Ended(e worker.End) {
-	class := e.Class
-	if e.Result == worker.Forwarded || e.Label == "malformed" {
-		class = "" // names that come from a payload and were not configured would be unbounded
+	class, queue := e.Class, m.queues.bound(e.Queue)
+	if e.Result == worker.Forwarded || e.Label == "malformed" || e.Label == "foreign class" {
+		class = "" // not ours to count by name
 	}
-	m.ended.WithLabelValues(e.Queue, class, e.Result.String()).Inc()
+	class = m.classes.bound(class) // even a native job can say "wrapped"
+	m.ended.WithLabelValues(queue, class, e.Result.String()).Inc()
+	if e.Result == worker.Requeued && e.Wait >= 0 { // it had started
+		m.restarted.WithLabelValues(class, queue).Inc()
+	}
 	if e.Run <= 0 {
 		return
 	}
-	m.jobs.WithLabelValues(class, e.Queue).Inc()
-	m.duration.WithLabelValues(class, e.Queue).Observe(e.Run.Seconds())
+	m.jobs.WithLabelValues(class, queue).Inc()
+	m.duration.WithLabelValues(class, queue).Observe(e.Run.Seconds())
 	if e.Wait >= 0 {
-		m.wait.WithLabelValues(e.Queue).Observe(e.Wait.Seconds())
+		m.wait.WithLabelValues(queue).Observe(e.Wait.Seconds())
 	}
 	switch e.Result {
 	case worker.Retried:
-		m.failed.WithLabelValues(class, e.Queue).Inc()
+		m.failed.WithLabelValues(class, queue).Inc()
 	case worker.Dead, worker.Discarded:
-		m.failed.WithLabelValues(class, e.Queue).Inc()
-		m.dead.WithLabelValues(class, e.Queue).Inc()
+		m.failed.WithLabelValues(class, queue).Inc()
+		m.dead.WithLabelValues(class, queue).Inc()
 	default:
 	}
 }
@@ -146,7 +152,7 @@ func (m *Metrics) Delivered(class string, r activitypub.Result) {
 	if r.Outcome == activitypub.Failed || r.Outcome == activitypub.Deferred {
 		kind = r.Kind.String()
 	}
-	m.delivered.WithLabelValues(class, r.Outcome.String(), kind).Inc()
+	m.delivered.WithLabelValues(m.classes.bound(class), r.Outcome.String(), kind).Inc()
 	if r.WireTime > 0 {
 		m.wire.WithLabelValues(r.Outcome.String()).Observe(r.WireTime.Seconds())
 	}

@@ -1,11 +1,14 @@
 package workmetrics
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/queueville/queueville/queues"
 	"github.com/queueville/queueville/worker"
 )
 
@@ -76,7 +79,9 @@ func (s *snapshot) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. What Redis does not answer is left out and queueville_redis_up says so.
 func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+		if metric, err := prometheus.NewConstMetric(d, prometheus.GaugeValue, v, labels...); err == nil {
+			ch <- metric
+		}
 	}
 	gauge(s.build, 1, s.cfg.Version, s.cfg.Signer)
 	var load worker.Load
@@ -104,11 +109,17 @@ func (s *snapshot) collectHosts(gauge gaugeFunc) {
 		return
 	}
 	now := time.Now()
+	seen := map[string]bool{}
 	for _, h := range s.cfg.Hosts.Snapshot(s.cfg.TopK) {
-		gauge(s.destInFlight, float64(h.InFlight), h.Host)
-		gauge(s.destLimit, float64(h.Limit), h.Host)
-		gauge(s.destFailures, float64(h.Failures), h.Host)
-		gauge(s.destUp, oneIf(!h.HeldUntil.After(now)), h.Host)
+		host := labelValue(h.Host)
+		if seen[host] { // a page with one sample twice would be refused as a whole
+			continue
+		}
+		seen[host] = true
+		gauge(s.destInFlight, float64(h.InFlight), host)
+		gauge(s.destLimit, float64(h.Limit), host)
+		gauge(s.destFailures, float64(h.Failures), host)
+		gauge(s.destUp, oneIf(!h.HeldUntil.After(now)), host)
 	}
 }
 
@@ -127,9 +138,18 @@ func (s *snapshot) collectRedis(gauge gaugeFunc) bool {
 	if err != nil {
 		return false
 	}
+	slices.SortFunc(states, func(a, b queues.QueueState) int {
+		return cmp.Or(cmp.Compare(b.Backlog, a.Backlog), cmp.Compare(a.Name, b.Name))
+	})
+	seen := map[string]bool{}
 	for _, q := range states {
-		gauge(s.backlog, float64(q.Backlog), q.Name)
-		gauge(s.latency, q.Latency, q.Name)
+		name := labelValue(q.Name)
+		if seen[name] || len(seen) == maxQueues {
+			continue
+		}
+		seen[name] = true
+		gauge(s.backlog, float64(q.Backlog), name)
+		gauge(s.latency, q.Latency, name)
 	}
 	busy := 0
 	for i := range processes {
