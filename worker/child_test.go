@@ -101,13 +101,17 @@ func runChild(text string) int {
 	f := newFake()
 	f.delay = 15 * time.Second
 	f.do = func(_ context.Context, job *queues.Job) Outcome {
-		ctx := context.Background()
-		notes.RPush(ctx, "started", job.JID)
+		note := func(list string) { // until Redis has it, for it may be away
+			for notes.RPush(context.Background(), list, job.JID).Err() != nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		note("started")
 		time.Sleep(spec.Work)
 		if spec.Die {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
-		notes.RPush(ctx, "ended", job.JID)
+		note("ended")
 		if spec.Fail {
 			return Outcome{Kind: Failed, ErrorClass: "TestError", ErrorMessage: "on purpose"}
 		}

@@ -229,7 +229,7 @@ func TestConformance70To72BusyList(t *testing.T) {
 	at, err := runAt.Int64()
 	require.NoError(t, err)
 	require.InDelta(t, float64(time.Now().Unix()), float64(at), 5)
-	require.Equal(t, "1", r.client.HGet(r.ctx(), w.identity(), "busy").Val())
+	r.eventually("busy", func() bool { return r.client.HGet(r.ctx(), w.identity(), "busy").Val() == "1" })
 	close(release)
 	r.eventually("gone within a beat or two", func() bool { return len(r.work(w.identity())) == 0 })
 	r.eventually("not busy", func() bool { return r.client.HGet(r.ctx(), w.identity(), "busy").Val() == "0" })

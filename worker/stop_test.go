@@ -147,7 +147,7 @@ func TestStopDoesNotRegisterAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for range 10 {
-		w := r.start(newFake(), func(c *Config) { c.RenewEvery = time.Millisecond })
+		w := r.start(newFake(), func(c *Config) { c.RenewEvery = 20 * time.Millisecond })
 		w.stop()
 		require.Empty(t, r.holders())
 		require.Empty(t, r.client.Keys(r.ctx(), "queueville:lease:*").Val())

@@ -333,8 +333,12 @@ func (w *Worker) leave(ctx context.Context) {
 	callCtx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
 	w.counts.flush(callCtx, w.cfg.Store, w.log)
-	returned, err := w.keeper.current().Close(callCtx)
-	if err != nil && !errors.Is(err, queues.ErrLeaseLost) {
+	session := w.keeper.current()
+	returned, err := session.Close(callCtx)
+	if errors.Is(err, queues.ErrLeaseLost) { // nobody else need wait for its turn to adopt us
+		returned, err = w.cfg.Store.Adopt(callCtx, session.Name(), false)
+	}
+	if err != nil {
 		w.log.WarnContext(ctx, "registration not removed, it will expire", slog.Any("err", err))
 	}
 	if returned > 0 {
