@@ -140,7 +140,7 @@ func givenFlags(flags *pflag.FlagSet) (restore func()) {
 	var again []func()
 	flags.Visit(func(f *pflag.Flag) {
 		if list, ok := f.Value.(pflag.SliceValue); ok {
-			values := list.GetSlice()
+			values := slices.Clone(list.GetSlice()) // the file is decoded over what GetSlice shares
 			again = append(again, func() { _ = list.Replace(values) })
 			return
 		}

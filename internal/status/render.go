@@ -19,7 +19,7 @@ func Render(w io.Writer, s *Status) error {
 		group(s.Sets.Processed), group(s.Sets.Failed))
 	renderProcesses(&b, s)
 	for _, note := range s.Notes {
-		fmt.Fprintf(&b, "note: %s\n", printable(note))
+		fmt.Fprintf(&b, "note: %s\n", cut(note, noteRunes))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -110,14 +110,19 @@ func group(n int64) string {
 	return s
 }
 
-// nameRunes is how much of a name is shown: real ones are shorter, and a long one would break every line of its table.
-const nameRunes = 80
+// How much of a name and of a note is shown: real ones are shorter, and a long one would break every line of its table.
+const (
+	nameRunes = 80
+	noteRunes = 400
+)
 
 // name is printable, and short enough for a table.
-func name(s string) string {
-	n := 0
+func name(s string) string { return cut(s, nameRunes) }
+
+// cut is s printable, and at most n characters of it.
+func cut(s string, n int) string {
 	for i := range s {
-		if n++; n > nameRunes {
+		if n--; n < 0 {
 			return printable(s[:i]) + "…"
 		}
 	}
