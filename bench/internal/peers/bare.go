@@ -22,7 +22,7 @@ const (
 var bareFetch = redis.NewScript(`
 local jobs = redis.call('LRANGE', KEYS[1], -ARGV[1], -1)
 local n = #jobs
-if n == 0 then return {0} end
+if n == 0 then return {'0'} end
 local seq = redis.call('HINCRBY', KEYS[2], '#', n) - n
 local args, out = {}, {tostring(seq)}
 for i = n, 1, -1 do
