@@ -100,9 +100,10 @@ func runChild(text string) int {
 	notes := redistest.NewClient(spec.Addr, spec.DB)
 	f := newFake()
 	f.delay = 15 * time.Second
-	f.do = func(_ context.Context, job *queues.Job) Outcome {
+	f.do = func(ctx context.Context, job *queues.Job) Outcome {
+		ctx = context.WithoutCancel(ctx)
 		note := func(list string) { // until Redis has it, for it may be away
-			for notes.RPush(context.Background(), list, job.JID).Err() != nil {
+			for notes.RPush(ctx, list, job.JID).Err() != nil {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}

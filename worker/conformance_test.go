@@ -88,7 +88,6 @@ func TestConformance28And29Unreadable(t *testing.T) {
 	}
 }
 
-
 func TestConformance52RetryNow(t *testing.T) {
 	t.Parallel()
 	r, f := newRig(t), newFake()
@@ -100,7 +99,7 @@ func TestConformance52RetryNow(t *testing.T) {
 	z := r.set("retry")[0]
 	printed := r.client.Do(r.ctx(), "ZSCORE", "retry", z.Member).String()
 	score := printed[strings.LastIndexByte(printed, ' ')+1:]
-	found, err := r.client.ZRangeByScore(r.ctx(), "retry", &redis.ZRangeBy{Min: score, Max: score}).Result()
+	found, err := r.client.ZRangeArgs(r.ctx(), redis.ZRangeArgs{Key: "retry", ByScore: true, Start: score, Stop: score}).Result()
 	require.NoError(t, err)
 	require.Equal(t, []string{z.Member.(string)}, found)
 	require.EqualValues(t, 1, r.client.ZRem(r.ctx(), "retry", found[0]).Val())
@@ -292,7 +291,6 @@ func TestConformance75And76SignalsInOrder(t *testing.T) {
 	require.Equal(t, []string{"NONSENSE"}, words)
 	require.Zero(t, r.client.Exists(r.ctx(), w.identity()+"-signals").Val())
 }
-
 
 func TestConformance77And78BytesComeBackUnchanged(t *testing.T) {
 	t.Parallel()

@@ -31,7 +31,7 @@ type lane struct {
 	session    *queues.Session
 	items      map[uint64]*item // in hand under session, by sequence number
 	dests      map[string]*destination
-	ring       ring           // those worth asking the gate about, next first
+	ring       ring // those worth asking the gate about, next first
 	waiting    int
 	running    int // includes jobs of earlier sessions
 	processors int

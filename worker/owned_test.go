@@ -106,6 +106,7 @@ func TestLargePayload(t *testing.T) {
 	r.eventually("both acked", func() bool { return f.results()[Acked] == 2 })
 }
 
+//nolint:tparallel // one after the other: each measures what the one before has left
 func TestOwnedQueueCosts(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

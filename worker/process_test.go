@@ -109,6 +109,7 @@ func TestRestartOnTheSameHostAdoptsAtOnce(t *testing.T) {
 	require.Equal(t, want, f.started(), "in their order")
 }
 
+//nolint:tparallel // the second part goes on where the first has ended
 func TestReleaseWithoutAWorker(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

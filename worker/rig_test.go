@@ -45,18 +45,18 @@ type rig struct {
 }
 
 // newRig uses a database of the shared server.
-func newRig(t testing.TB) *rig {
-	t.Helper()
-	addr, db, client := redistest.DB(t)
-	return &rig{t: t, addr: addr, db: db, client: client, store: queues.NewStore(client, "")}
+func newRig(tb testing.TB) *rig {
+	tb.Helper()
+	addr, db, client := redistest.DB(tb)
+	return &rig{t: tb, addr: addr, db: db, client: client, store: queues.NewStore(client, "")}
 }
 
 // rigOn uses a server of the test's own.
-func rigOn(t testing.TB, addr string) *rig {
-	t.Helper()
+func rigOn(tb testing.TB, addr string) *rig {
+	tb.Helper()
 	client := redistest.NewClient(addr, 0)
-	t.Cleanup(func() { _ = client.Close() })
-	return &rig{t: t, addr: addr, client: client, store: queues.NewStore(client, "")}
+	tb.Cleanup(func() { _ = client.Close() })
+	return &rig{t: tb, addr: addr, client: client, store: queues.NewStore(client, "")}
 }
 
 // ctx outlives the test's own context, which has ended when clean-ups run.
@@ -195,11 +195,11 @@ func (r *rig) eventually(what string, cond func() bool) {
 	eventually(r.t, what, cond)
 }
 
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
 	for deadline := time.Now().Add(patience); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
+			tb.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
@@ -250,13 +250,17 @@ func (f *fake) Run(ctx context.Context, job *queues.Job) Outcome {
 	return f.do(ctx, job)
 }
 
-func (f *fake) RetryDelay(string, int) time.Duration     { return f.delay }
-func (f *fake) GiveUpAfter(string) time.Duration         { return f.giveUp }
-func (f *fake) Fetched(_ string, n int, _ time.Duration) { f.note(func() { f.fetched = append(f.fetched, n) }) }
-func (f *fake) Ended(e End)                              { f.note(func() { f.ends = append(f.ends, e) }) }
-func (f *fake) LeaseLost(why string)                     { f.note(func() { f.lost = append(f.lost, why) }) }
-func (f *fake) Adopted(_ string, n int)                  { f.note(func() { f.adopted += n }) }
-func (f *fake) RedisError(during string)                 { f.note(func() { f.errs[during]++ }) }
+func (f *fake) RetryDelay(string, int) time.Duration { return f.delay }
+func (f *fake) GiveUpAfter(string) time.Duration     { return f.giveUp }
+func (f *fake) Fetched(_ string, n int, _ time.Duration) {
+	f.note(func() { f.fetched = append(f.fetched, n) })
+}
+
+func (f *fake) Ended(e End) { f.note(func() { f.ends = append(f.ends, e) }) }
+
+func (f *fake) LeaseLost(why string)     { f.note(func() { f.lost = append(f.lost, why) }) }
+func (f *fake) Adopted(_ string, n int)  { f.note(func() { f.adopted += n }) }
+func (f *fake) RedisError(during string) { f.note(func() { f.errs[during]++ }) }
 
 func (f *fake) note(do func()) {
 	f.mu.Lock()
@@ -311,7 +315,6 @@ type live struct {
 	t    testing.TB
 	done chan struct{}
 	err  error
-	once sync.Once
 }
 
 // stop stops the worker and waits for it.

@@ -49,7 +49,9 @@ func TestSharedQueueBacksOff(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	r, f := rigOn(t, server.Addr()), newFake()
-	w := r.start(f, sharing("push"), func(c *Config) { c.LeaseTTL, c.RenewEvery, c.AdoptEvery = 30*time.Second, 5*time.Second, 10*time.Second })
+	w := r.start(f, sharing("push"), func(c *Config) {
+		c.LeaseTTL, c.RenewEvery, c.AdoptEvery = 30*time.Second, 5*time.Second, 10*time.Second
+	})
 	time.Sleep(2 * time.Second)
 	before := r.calls("evalsha")
 	time.Sleep(3 * time.Second)

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -47,15 +48,30 @@ func TestSoak(t *testing.T) {
 	kids := []*child{r.startChild(childSpec{Concurrency: 10, Work: time.Millisecond, Adopt: shortAdopt})}
 
 	faults := map[string]func(){
-		"cut":               func() { p.Cut() },
-		"lose any reply":    func() { p.LoseReplies(func([]byte) bool { return rand.N(20) == 0 }); time.Sleep(100 * time.Millisecond); p.LoseReplies(nil) },
-		"away":              func() { p.Refuse(true); p.Cut(); time.Sleep(300 * time.Millisecond); p.Refuse(false) },
-		"away for a lease":  func() { p.Refuse(true); p.Cut(); time.Sleep(2 * shortLease); p.Refuse(false) },
-		"delay":             func() { p.Delay(20 * time.Millisecond); time.Sleep(200 * time.Millisecond); p.Delay(0) },
-		"kill a process":    func() { kids[0].kill(); kids = append(kids[1:], r.startChild(childSpec{Concurrency: 10, Work: time.Millisecond, Adopt: shortAdopt})) },
-		"stop a process":    func() { kids[0].signal(syscall.SIGTERM); kids[0].wait(); kids = append(kids[1:], r.startChild(childSpec{Concurrency: 10, Work: time.Millisecond, Adopt: shortAdopt})) },
-		"freeze a process":  func() { kids[0].signal(syscall.SIGSTOP); time.Sleep(2 * shortLease); kids[0].signal(syscall.SIGCONT) },
-		"redis hangs":       func() { require.NoError(t, server.Pause()); time.Sleep(300 * time.Millisecond); require.NoError(t, server.Resume()) },
+		"cut": func() { p.Cut() },
+		"lose any reply": func() {
+			p.LoseReplies(func([]byte) bool { return rand.N(20) == 0 })
+			time.Sleep(100 * time.Millisecond)
+			p.LoseReplies(nil)
+		},
+		"away":             func() { p.Refuse(true); p.Cut(); time.Sleep(300 * time.Millisecond); p.Refuse(false) },
+		"away for a lease": func() { p.Refuse(true); p.Cut(); time.Sleep(2 * shortLease); p.Refuse(false) },
+		"delay":            func() { p.Delay(20 * time.Millisecond); time.Sleep(200 * time.Millisecond); p.Delay(0) },
+		"kill a process": func() {
+			kids[0].kill()
+			kids = append(kids[1:], r.startChild(childSpec{Concurrency: 10, Work: time.Millisecond, Adopt: shortAdopt}))
+		},
+		"stop a process": func() {
+			kids[0].signal(syscall.SIGTERM)
+			kids[0].wait()
+			kids = append(kids[1:], r.startChild(childSpec{Concurrency: 10, Work: time.Millisecond, Adopt: shortAdopt}))
+		},
+		"freeze a process": func() { kids[0].signal(syscall.SIGSTOP); time.Sleep(2 * shortLease); kids[0].signal(syscall.SIGCONT) },
+		"redis hangs": func() {
+			require.NoError(t, server.Pause())
+			time.Sleep(300 * time.Millisecond)
+			require.NoError(t, server.Resume())
+		},
 		"redis restarts":    func() { require.NoError(t, server.Restart(r.ctx())) },
 		"redis is killed":   func() { require.NoError(t, server.Kill()); require.NoError(t, server.Restart(r.ctx())) },
 		"scripts forgotten": func() { _ = r.client.ScriptFlush(r.ctx()).Err() },
@@ -118,9 +134,5 @@ func TestSoak(t *testing.T) {
 func (f *fake) copyRuns() map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := make(map[string]int, len(f.runs))
-	for id, n := range f.runs {
-		out[id] = n
-	}
-	return out
+	return maps.Clone(f.runs)
 }

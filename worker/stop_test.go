@@ -109,7 +109,10 @@ func TestStopTimeoutAndDeafHandlers(t *testing.T) {
 	r, f := newRig(t), newFake()
 	release := make(chan struct{})
 	defer close(release)
-	f.do = func(context.Context, *queues.Job) Outcome { <-release; return Outcome{Kind: Failed, ErrorClass: "late"} }
+	f.do = func(context.Context, *queues.Job) Outcome {
+		<-release
+		return Outcome{Kind: Failed, ErrorClass: "late"}
+	}
 	list := natives(0, 50, "")
 	r.push("push", list...)
 	w := r.start(f, func(c *Config) { c.Concurrency, c.StopTimeout = 10, 300*time.Millisecond })
@@ -128,7 +131,11 @@ func TestStopWhileRedisIsAway(t *testing.T) {
 	p := r.proxy()
 	r.push("push", natives(0, 50, "")...)
 	started := make(chan struct{}, 100)
-	f.do = func(context.Context, *queues.Job) Outcome { started <- struct{}{}; time.Sleep(200 * time.Millisecond); return Outcome{} }
+	f.do = func(context.Context, *queues.Job) Outcome {
+		started <- struct{}{}
+		time.Sleep(200 * time.Millisecond)
+		return Outcome{}
+	}
 	w := r.start(f, through(r, p.Addr()), func(c *Config) { c.Concurrency = 10 })
 	<-started
 	p.Refuse(true)
