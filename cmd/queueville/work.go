@@ -145,7 +145,7 @@ func work(ctx context.Context, io stdio, opts *sidecar.Options, release func()) 
 		return ctx.Err()
 	}
 	if err := report(io, problems); err != nil {
-		return err
+		return withoutHint(err)
 	}
 	log.InfoContext(ctx, "worker starts", slog.String("does", s.Describe()), slog.String("signer", s.Signer), slog.String("metrics", s.MetricsAddr()),
 		slog.String("version", version), slog.Bool("shadow", opts.Shadow))
@@ -204,7 +204,7 @@ func openConnection(ctx context.Context, io stdio, opts *sidecar.Options) (*side
 	redisconn.SetLogger(slog.New(slog.DiscardHandler)) // what it has to say is in the error
 	conn, problems := sidecar.Connect(opts, io.environ)
 	if conn == nil {
-		return nil, report(io, problems)
+		return nil, withoutHint(report(io, problems))
 	}
 	callCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -35,8 +35,16 @@ func (c *Connection) Close() { _ = c.client.Close() }
 // Connect reads Mastodon's configuration and opens its Sidekiq Redis, without asking anything of it. Problems of severity error come
 // with a nil Connection.
 func Connect(opts *Options, environ []string) (*Connection, []mastodonenv.Problem) {
-	cfg, problems := opts.readMastodon(environ)
-	if mastodonenv.Errors(problems) != nil {
+	env, problems := mastodonenv.Load(opts.Mastodon, environ)
+	if nothing := opts.nothingToGoOn(env, problems, "REDIS_URL", "REDIS_HOST", "REDIS_SENTINELS", "SIDEKIQ_REDIS_URL", "SIDEKIQ_REDIS_HOST", "SIDEKIQ_REDIS_SENTINELS"); nothing != nil {
+		return nil, nothing
+	}
+	cfg, more := env.Config()
+	// What is wrong with the rest of the configuration keeps nobody from looking at the queues.
+	more = slices.DeleteFunc(more, func(p mastodonenv.Problem) bool {
+		return !strings.HasPrefix(p.Name, "REDIS_") && !strings.HasPrefix(p.Name, "SIDEKIQ_REDIS_")
+	})
+	if problems = append(problems, more...); mastodonenv.Errors(problems) != nil {
 		return nil, problems
 	}
 	client, err := redisconn.Open(cfg.Sidekiq, redisconn.Options{ClientName: "queueville", PoolSize: 4})
@@ -53,10 +61,34 @@ func (c *Connection) Reachable(ctx context.Context) []mastodonenv.Problem {
 	return redisconn.Check(callCtx, c.client, redisconn.CheckOptions{Name: c.Config.Sidekiq.Source})
 }
 
+// readMastodon reads Mastodon's configuration; it is nil when there is none.
 func (o *Options) readMastodon(environ []string) (*mastodonenv.Config, []mastodonenv.Problem) {
 	env, problems := mastodonenv.Load(o.Mastodon, environ)
+	if nothing := o.nothingToGoOn(env, problems, "LOCAL_DOMAIN"); nothing != nil {
+		return nil, nothing
+	}
 	cfg, more := env.Config()
 	return cfg, append(problems, more...)
+}
+
+// nothingToGoOn is the one thing to say when there is no file and none of the needed variables is set: everything else would be about
+// defaults, and asking the servers that those name would ask somebody's. nil when there is something.
+func (o *Options) nothingToGoOn(env *mastodonenv.Env, problems []mastodonenv.Problem, needed ...string) []mastodonenv.Problem {
+	for _, name := range needed {
+		if v, ok := env.Lookup(name); ok && v != "" {
+			return nil
+		}
+	}
+	if o.Mastodon == "" {
+		return []mastodonenv.Problem{problemf("--mastodon", "give Mastodon's directory, for example --mastodon /home/mastodon/live",
+			"is not given, and %s is not in the process environment either", needed[0])}
+	}
+	for _, p := range problems {
+		if p.Severity == mastodonenv.SeverityError && p.Line == 0 {
+			return []mastodonenv.Problem{p} // the file cannot be read
+		}
+	}
+	return nil
 }
 
 func problemf(name, hint, format string, args ...any) mastodonenv.Problem {

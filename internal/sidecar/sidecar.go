@@ -78,6 +78,9 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 	if env.AnyForeign {
 		problems = slices.DeleteFunc(problems, func(p mastodonenv.Problem) bool { return p.Name == "--own" && opts.ForeignTo == "" })
 	}
+	if cfg == nil {
+		return nil, problems
+	}
 	// Whatever is wrong so far, the servers are asked too: a person wants to hear of everything at once.
 	srv, more := openServers(ctx, cfg, opts, len(p.owned))
 	problems = append(problems, more...)
