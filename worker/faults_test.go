@@ -208,7 +208,9 @@ func TestRedisForgetsUnderLoad(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 		keys, err := r.client.Keys(r.ctx(), "queueville:*").Result()
 		require.NoError(t, err)
-		require.NoError(t, r.client.Del(r.ctx(), keys...).Err())
+		if len(keys) > 0 { // none when it has not noticed yet that they are gone
+			require.NoError(t, r.client.Del(r.ctx(), keys...).Err())
+		}
 	}
 	r.settledOnce(f, jobs)
 }

@@ -32,7 +32,8 @@ type fetcher struct {
 	owned    bool            // there are owned queues
 	look     queues.Look     // shared queues; Max is set per call
 	limiter  *rate.Limiter
-	book     func(*queues.Session, []queues.Fetched) []*item // called with keeper.steady
+	book     func(*queues.Session, []queues.Fetched) []*item // called with keeper.steady, for jobs of lost replies
+	bookNew  func(*queues.Session, []queues.Fetched) []*item // the same for jobs fetched just now
 	dispatch func([]*item)                                   // called without
 	observer Observer
 	log      *slog.Logger
@@ -146,9 +147,13 @@ func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 	return got, nil
 }
 
-// call makes one call that takes jobs and sends them on their way.
+// call makes one call that takes jobs and sends them on their way. kind "" is a look for jobs of lost replies.
 func (f *fetcher) call(ctx context.Context, kind string, do func(context.Context, *queues.Session) ([]queues.Fetched, error)) (int, error) {
-	items, took, err := f.take(ctx, do)
+	book := f.bookNew
+	if kind == "" {
+		book = f.book
+	}
+	items, took, err := f.take(ctx, do, book)
 	if err != nil {
 		return 0, err
 	}
@@ -162,7 +167,9 @@ func (f *fetcher) call(ctx context.Context, kind string, do func(context.Context
 }
 
 // take makes the call and puts the jobs on the books before the session can change.
-func (f *fetcher) take(ctx context.Context, do func(context.Context, *queues.Session) ([]queues.Fetched, error)) ([]*item, time.Duration, error) {
+func (f *fetcher) take(
+	ctx context.Context, do func(context.Context, *queues.Session) ([]queues.Fetched, error), book func(*queues.Session, []queues.Fetched) []*item,
+) ([]*item, time.Duration, error) {
 	f.keeper.steady.RLock()
 	defer f.keeper.steady.RUnlock()
 	session := f.keeper.current()
@@ -177,7 +184,7 @@ func (f *fetcher) take(ctx context.Context, do func(context.Context, *queues.Ses
 	if err != nil || len(jobs) == 0 {
 		return nil, took, err
 	}
-	return f.book(session, jobs), took, nil
+	return book(session, jobs), took, nil
 }
 
 // lostError says whose lease is gone.

@@ -29,6 +29,16 @@ func (w *Worker) book(session *queues.Session, jobs []queues.Fetched) []*item {
 	return all
 }
 
+// bookNew books jobs that were fetched just now, and not earlier.
+func (w *Worker) bookNew(session *queues.Session, jobs []queues.Fetched) []*item {
+	if lost, happened := w.lane.rewound(jobs[0].Ref.Seq); happened {
+		w.observer.RedisError("rewound")
+		w.log.Warn("redis has forgotten its last moments, as after a failover: the jobs fetched in them are on their queues again", slog.Int("dropped", len(lost)))
+		w.dropAll(lost)
+	}
+	return w.book(session, jobs)
+}
+
 // address finds the handler and the destination of a job. A handler that panics fails the job, not the process.
 func (w *Worker) address(it *item) {
 	if it.handler = w.handlers[it.job.Class]; it.handler == nil {

@@ -30,6 +30,7 @@ type lane struct {
 	mu         sync.Mutex
 	session    *queues.Session
 	items      map[uint64]*item // in hand under session, by sequence number
+	top        uint64           // highest sequence number fetched under session
 	dests      map[string]*destination
 	ring       ring // those worth asking the gate about, next first
 	waiting    int
@@ -86,7 +87,41 @@ func (l *lane) register(s *queues.Session, list []*item) {
 	for _, it := range list {
 		it.session = s
 		l.items[it.ref.Seq] = it
+		l.top = max(l.top, it.ref.Seq)
 	}
+}
+
+// rewound takes off the books what was fetched under the numbers from first on, if first comes a second time: a replica that was a moment
+// behind has become the master. Those fetches have not happened there; the jobs are on their queues, and their numbers will be those of
+// other jobs. Outcomes of what runs will have no effect; what had not started is returned.
+func (l *lane) rewound(first uint64) (unstarted []*item, happened bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if first > l.top {
+		return nil, false
+	}
+	for seq, it := range l.items {
+		if seq >= first {
+			delete(l.items, seq)
+			it.session = nil
+		}
+	}
+	for name, d := range l.dests {
+		kept := make([]*item, 0, len(d.items))
+		for _, it := range d.items {
+			if it.session == nil {
+				it.state = settling
+				unstarted = append(unstarted, it)
+				continue
+			}
+			kept = append(kept, it)
+		}
+		if d.items = kept; len(kept) == 0 {
+			l.unlink(name, d)
+		}
+	}
+	l.waiting -= len(unstarted)
+	return unstarted, true
 }
 
 // add lets registered jobs wait for their start. Jobs of a full waiting line are handed to hold. It returns those whose lease was lost
@@ -367,6 +402,7 @@ func (l *lane) begin(s *queues.Session) (unstarted []*item) {
 	defer l.mu.Unlock()
 	l.session = s
 	l.items = make(map[uint64]*item, l.window)
+	l.top = 0
 	return l.emptyLines()
 }
 
@@ -400,6 +436,7 @@ func (l *lane) rebook(s *queues.Session, list []*item, refs []queues.Fetched) {
 		it.session, it.ref = s, refs[i].Ref
 		l.items[it.ref.Seq] = it
 	}
+	l.top = uint64(len(list))
 }
 
 // split separates settlements that can still be carried out under the current session, with their names there, from those that cannot.

@@ -3,7 +3,9 @@ package worker
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -211,4 +213,27 @@ func TestSortedJIDs(t *testing.T) {
 	}
 	require.True(t, slices.IsSorted(ids), "tests compare orders by it")
 	require.False(t, strings.ContainsAny(strings.Join(ids, ""), "ghijklmnopqrstuvwxyz"))
+}
+
+func TestIdleProcessCostsNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.startChild(childSpec{Concurrency: 5, Lease: 30 * time.Second, Renew: 5 * time.Second})
+	ticks := func() int { // of 10 ms, in user and kernel mode
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
+		require.NoError(t, err)
+		_, rest, _ := cutLast(string(stat), ")")
+		fields := strings.Fields(rest)
+		user, err := strconv.Atoi(fields[11])
+		require.NoError(t, err)
+		kernel, err := strconv.Atoi(fields[12])
+		require.NoError(t, err)
+		return user + kernel
+	}
+	time.Sleep(200 * time.Millisecond)
+	before := ticks()
+	time.Sleep(4 * time.Second)
+	used := ticks() - before
+	t.Logf("%d ms of CPU in 4 s", 10*used)
+	require.LessOrEqual(t, used, 4, "under one per cent of a core")
 }

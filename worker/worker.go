@@ -181,7 +181,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w.fetcher = &fetcher{
 		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: func() []string { return scheduler.Order(cfg.Owned, nil) }, owned: len(cfg.Owned) > 0,
-		book: w.book, dispatch: w.dispatch, observer: w.observer, log: w.log, wake: make(chan struct{}, 1),
+		book: w.book, bookNew: w.bookNew, dispatch: w.dispatch, observer: w.observer, log: w.log, wake: make(chan struct{}, 1),
 		look: queues.Look{
 			Queues: cfg.Shared, Classes: classes, WindowJobs: cfg.WindowJobs, WindowBytes: cfg.WindowBytes, Share: cfg.Share, Hosts: cfg.OnlyHosts,
 		},
