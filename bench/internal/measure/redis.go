@@ -54,7 +54,7 @@ func (r *Redis) read(line string) {
 }
 
 // Since is what happened between an earlier reading and this one.
-func (r Redis) Since(before Redis) Redis {
+func (r *Redis) Since(before Redis) Redis {
 	d := Redis{CPU: r.CPU - before.CPU, In: r.In - before.In, Out: r.Out - before.Out, Calls: map[string]int64{}}
 	for name, n := range r.Calls {
 		if n -= before.Calls[name]; n > 0 {
@@ -67,7 +67,7 @@ func (r Redis) Since(before Redis) Redis {
 // RoundTrips is how many times a client waited for an answer, as far as the server can tell: calls of scripts, transactions and
 // blocking commands, and every other command that none of the scripts calls. Commands in inner are those that scripts call: they cost no
 // round trip, but a client that sends them too (in a heartbeat, say) is counted too low by as much.
-func (r Redis) RoundTrips(inner ...string) int64 {
+func (r *Redis) RoundTrips(inner ...string) int64 {
 	var n int64
 	skip := map[string]bool{"info": true, "multi": true, "llen": true, "hlen": true, "keys": true} // ours, or queued with exec
 	for _, name := range inner {

@@ -9,14 +9,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
-
 	"github.com/queueville/queueville/activitypub"
-	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/internal/deliveryjobs"
 	"github.com/queueville/queueville/queues"
 	"github.com/queueville/queueville/scheduler"
 	"github.com/queueville/queueville/worker"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/queueville/queueville/bench/internal/jobs"
 )
 
 // DeliveryConfig is what the delivery contender of this program is told. It puts together what `queueville work` puts together, without

@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"github.com/goccy/go-json"
-	"github.com/redis/go-redis/v9"
-
-	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/queues"
 	"github.com/queueville/queueville/scheduler"
 	"github.com/queueville/queueville/worker"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/queueville/queueville/bench/internal/jobs"
 )
 
 // runQueueville runs package worker with everything on that `queueville work` has on: lease, crash-safe fetch, heartbeat with busy list,

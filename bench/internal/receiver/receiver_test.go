@@ -3,19 +3,18 @@ package receiver
 import (
 	"bufio"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
-
-	"crypto"
-	"crypto/sha256"
-	"encoding/base64"
 )
 
 // start runs receivers in this process.

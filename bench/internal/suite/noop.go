@@ -11,13 +11,13 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/queueville/queueville/internal/throwaway"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/bench/internal/measure"
 	"github.com/queueville/queueville/bench/internal/peers"
 	"github.com/queueville/queueville/bench/internal/ruby"
-	"github.com/queueville/queueville/internal/throwaway"
 )
 
 // Names of the Ruby contenders of the no-op suite.

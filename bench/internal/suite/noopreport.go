@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/queueville/queueville/internal/throwaway"
+
 	"github.com/queueville/queueville/bench/internal/measure"
 	"github.com/queueville/queueville/bench/internal/peers"
-	"github.com/queueville/queueville/internal/throwaway"
 )
 
 // series collects one figure over the rounds of a contender.

@@ -7,13 +7,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/queueville/queueville/internal/throwaway"
+	"github.com/queueville/queueville/queues"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/bench/internal/measure"
 	"github.com/queueville/queueville/bench/internal/receiver"
-	"github.com/queueville/queueville/internal/throwaway"
-	"github.com/queueville/queueville/queues"
 )
 
 const (

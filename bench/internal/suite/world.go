@@ -16,14 +16,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/queueville/queueville/internal/throwaway"
+	"github.com/queueville/queueville/loadtest/mastodondata"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/bench/internal/measure"
 	"github.com/queueville/queueville/bench/internal/peers"
 	"github.com/queueville/queueville/bench/internal/receiver"
-	"github.com/queueville/queueville/internal/throwaway"
-	"github.com/queueville/queueville/loadtest/mastodondata"
 )
 
 // accountCount is how many local accounts send.
