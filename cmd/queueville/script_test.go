@@ -77,7 +77,6 @@ func TestScripts(t *testing.T) {
 type site struct {
 	*mastodontest.Server
 	t        *testing.T
-	notify   *net.UnixConn
 	mu       sync.Mutex
 	notified []string
 	snapshot string

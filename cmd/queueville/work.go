@@ -73,10 +73,10 @@ func verdict(problems []mastodonenv.Problem) error {
 			}
 		}
 	}
-	switch {
-	case errs == 0:
+	switch errs {
+	case 0:
 		return nil
-	case errs == unreachable:
+	case unreachable:
 		return unavailable(fmt.Errorf("servers that cannot be reached: %d", errs), "")
 	}
 	return configError(fmt.Errorf("problems with the configuration: %d", errs))

@@ -90,6 +90,7 @@ func TestConformanceFailuresAsRuby(t *testing.T) {
 	want, got := fates(theirs), fates(ours)
 	for name, text := range failing {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var id string
 			_ = json.Unmarshal(fields(t, text)["jid"], &id)
 			w, g := want[id], got[id]

@@ -74,9 +74,9 @@ func (m *mastodon) start(opts *sidecar.Options) (stop func()) {
 }
 
 // echoes are the arguments of OracleEcho jobs in the order Ruby ran them.
-func (m *mastodon) echoes() []string {
+func (m *mastodon) echoes(ctx context.Context) []string {
 	var out []string
-	for _, line := range m.Redis.LRange(m.t.Context(), "oracle:echo", 0, -1).Val() {
+	for _, line := range m.Redis.LRange(ctx, "oracle:echo", 0, -1).Val() {
 		var e struct{ Args json.RawMessage }
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			m.t.Fatal(err)
@@ -133,8 +133,8 @@ func TestConformanceSidecarOnASharedQueue(t *testing.T) {
 	byRuby, rubyID := m.Delivery(t, "good.test")
 	m.Push(t, "push", byRuby)
 	sidekiq := m.ruby.StartSidekiq(nil, "-q", "push", "-c", "1")
-	waitFor(t, "Ruby's jobs", func() bool { return len(m.echoes()) == len(theirs) && m.Redis.ZCard(ctx, "retry").Val() == 1 })
-	for i, args := range m.echoes() {
+	waitFor(t, "Ruby's jobs", func() bool { return len(m.echoes(ctx)) == len(theirs) && m.Redis.ZCard(ctx, "retry").Val() == 1 })
+	for i, args := range m.echoes(ctx) {
 		if want := fmt.Sprintf("[%d]", i); args != want {
 			t.Fatalf("Ruby's job number %d had the arguments %s", i, args)
 		}
@@ -191,8 +191,8 @@ func TestConformanceOwnedQueueWithForeignTo(t *testing.T) {
 	m.Redis.LPush(ctx, "queue:push", `{"class":"NoSuchClass","args":[{"a":1.50}],"jid":"`+jid(1000)+`","queue":"push","retry":0,"created_at":1795291060.5,"enqueued_at":1795291060.5}`)
 	m.start(opts(nil))
 	waitFor(t, "60 deliveries", func() bool { return m.Fedi.Accepted() == 60 })
-	waitFor(t, "Ruby's jobs", func() bool { return len(m.echoes()) == len(theirs) && m.Redis.ZCard(ctx, "dead").Val() == 1 })
-	for i, args := range m.echoes() {
+	waitFor(t, "Ruby's jobs", func() bool { return len(m.echoes(ctx)) == len(theirs) && m.Redis.ZCard(ctx, "dead").Val() == 1 })
+	for i, args := range m.echoes(ctx) {
 		if want := fmt.Sprintf("[%d]", i); args != want {
 			t.Fatalf("Ruby's job number %d had the arguments %s", i, args)
 		}

@@ -116,7 +116,7 @@ func TestHostileNames(t *testing.T) {
 		c.Set(ctx, "queueville:worker:"+id, `{"owned":["`+strings.ToValidUTF8(strings.NewReplacer("\n", "", "\t", "", "\r", "", "\x1b", "", "\x07", "").Replace(name), "")+`"],"local_outage":"\u001b[1m"}`, 0)
 	}
 	s, text := mustRead(t, store)
-	for _, line := range strings.Split(text, "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		for _, r := range line {
 			if !unicode.IsPrint(r) || r == '\ufffd' {
 				t.Errorf("status prints %q in %.200q", r, line)
