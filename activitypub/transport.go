@@ -35,6 +35,7 @@ func newTransport(c *Config, d *dialer, proxy *url.URL) *http.Transport {
 		TLSHandshakeTimeout:    c.TLSTimeout,
 		MaxIdleConns:           c.MaxIdleConns,
 		MaxIdleConnsPerHost:    c.HostLimit,
+		MaxConnsPerHost:        c.HostLimit, // otherwise a dial that lost the race against a freed connection leaves one more
 		IdleConnTimeout:        c.IdleTimeout,
 		ResponseHeaderTimeout:  c.HeaderTimeout,
 		MaxResponseHeaderBytes: maxHeaderBytes,

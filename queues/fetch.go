@@ -26,19 +26,22 @@ type Fetched struct {
 // MaxBatch bounds the jobs of one Fetch, FetchShared or Complete call; more is cut to it (Fetch) or split (Complete).
 const MaxBatch = 1000
 
+// maxFetchBytes is after how many bytes of payload a Fetch takes no more jobs. One job may be larger.
+const maxFetchBytes = 16 << 20
+
 // Fetch moves up to limit (at most MaxBatch) jobs from owned queues, in the order given: a queue is exhausted before
-// the next is touched, and paused ones are skipped. ErrLeaseLost without a lease. One round trip. After any other error
+// the next is touched, and paused ones are skipped; after 16 MiB of payloads no more are taken. ErrLeaseLost without a lease. One round trip. After any other error
 // jobs may have been moved all the same: see Unknown.
 func (s *Session) Fetch(ctx context.Context, queues []string, limit int) ([]Fetched, error) {
 	limit = min(limit, MaxBatch)
 	if limit <= 0 || len(queues) == 0 {
 		return nil, nil
 	}
-	args := append(fetchScript.begin(make([]any, 0, 7+2*len(queues)), 3+len(queues)), &s.lease, &s.inflight, &s.store.keys.paused)
+	args := append(fetchScript.begin(make([]any, 0, 8+2*len(queues)), 3+len(queues)), &s.lease, &s.inflight, &s.store.keys.paused)
 	for _, q := range queues {
 		args = append(args, s.store.keys.queue(q))
 	}
-	args = append(args, limit)
+	args = append(args, limit, maxFetchBytes)
 	for i := range queues {
 		args = append(args, &queues[i])
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,38 @@ func TestFetchOfLargeBatches(t *testing.T) {
 	}
 	if n := c.HLen(t.Context(), s.inflight).Val(); n != 1 {
 		t.Errorf("fields in flight after all acks = %d, want the counter alone", n)
+	}
+}
+
+func TestFetchStopsAfterManyBytes(t *testing.T) {
+	store, c := newStore(t)
+	s := newSession(t, store, "h:1:a")
+	var jobs []string
+	for i, small := range numbered(60) {
+		if i%2 == 1 {
+			small = `{"class":"Big","jid":"` + strconv.Itoa(i) + `","args":["` + strings.Repeat("x", 1<<20) + `"]}`
+		}
+		jobs = append(jobs, small)
+		push(t, c, "queue:a", small)
+	}
+	var all []Fetched
+	for len(all) < len(jobs) {
+		got, err := s.Fetch(t.Context(), []string{"a"}, 500)
+		if err != nil || len(got) == 0 {
+			t.Fatalf("Fetch = %d jobs, %v", len(got), err)
+		}
+		size := 0
+		for _, j := range got {
+			size += len(j.Payload)
+		}
+		if size > maxFetchBytes+(8<<20) {
+			t.Errorf("one fetch took %d bytes", size)
+		}
+		all = append(all, got...)
+	}
+	equal(t, "jobs", payloadsOf(all), jobs)
+	if all[59].Ref.Seq != 60 {
+		t.Errorf("last number = %d, want 60", all[59].Ref.Seq)
 	}
 }
 

@@ -21,6 +21,9 @@ const (
 	pollCalls   = 200     // calls per poll and set at most, so that one poll ends
 
 	adoptTimeout = 30 * time.Second // for one holder, and for all at the start
+
+	sweepEvery = 250 * time.Millisecond
+	stallAfter = time.Second // a destination of which nothing was heard for so long makes room for others
 )
 
 // beat keeps this process visible to Sidekiq, flushes counters and obeys signals from Sidekiq::Web, until ctx ends.
@@ -170,15 +173,16 @@ func (w *Worker) clean(ctx context.Context) {
 	}
 }
 
-// sweep defers what has waited in the lane for too long, until ctx ends.
+// sweep defers what waits in the lane in others' way or for too long, until ctx ends.
 func (w *Worker) sweep(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
+			w.holdAll(w.lane.shed(now.Add(-stallAfter)), reasonBusy, time.Time{})
 			w.holdAll(w.lane.stale(now.Add(-w.cfg.MaxWait)), reasonBusy, time.Time{})
 		}
 	}

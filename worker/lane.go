@@ -32,7 +32,9 @@ type lane struct {
 	items      map[uint64]*item // in hand under session, by sequence number
 	top        uint64           // highest sequence number fetched under session
 	dests      map[string]*destination
-	ring       ring // those worth asking the gate about, next first
+	active     map[string]int      // jobs running, by destination
+	stalled    map[string]struct{} // active destinations whose waiting jobs were shed, until one of their jobs ends
+	ring       ring                // those worth asking the gate about, next first
 	waiting    int
 	running    int // includes jobs of earlier sessions
 	processors int
@@ -46,6 +48,7 @@ type destination struct {
 	name   string
 	items  []*item
 	inRing bool
+	moved  time.Time // when one of its jobs last came, as the first, started or ended
 }
 
 func newLane(gate Gate, concurrency, window, perDest int) *lane {
@@ -60,6 +63,8 @@ func newLane(gate Gate, concurrency, window, perDest int) *lane {
 		idle:    make(chan struct{}, 1),
 		items:   make(map[uint64]*item, window),
 		dests:   make(map[string]*destination),
+		active:  make(map[string]int),
+		stalled: make(map[string]struct{}),
 	}
 }
 
@@ -136,10 +141,14 @@ func (l *lane) add(list []*item) (lost []*item) {
 		}
 		d := l.dests[it.dest]
 		if d == nil {
-			d = &destination{name: it.dest}
+			d = &destination{name: it.dest, moved: time.Now()}
 			l.dests[it.dest] = d
 		}
-		if it.dest != "" && len(d.items) >= l.perDest {
+		_, stalled := l.stalled[it.dest]
+		if it.dest != "" && (stalled || len(d.items) >= l.perDest) {
+			if len(d.items) == 0 {
+				delete(l.dests, it.dest)
+			}
 			over = append(over, it)
 			continue
 		}
@@ -245,6 +254,10 @@ func (l *lane) next(now time.Time, first bool) (*item, []heldBack) {
 			} else {
 				l.push(d)
 			}
+			d.moved = now
+			if d.name != "" {
+				l.active[d.name]++
+			}
 			l.waiting--
 			l.running++
 			it.state = running
@@ -265,7 +278,14 @@ func (l *lane) release(it *item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
+	if it.dest != "" {
+		delete(l.stalled, it.dest)
+		if l.active[it.dest]--; l.active[it.dest] <= 0 {
+			delete(l.active, it.dest)
+		}
+	}
 	if d := l.dests[it.dest]; d != nil {
+		d.moved = time.Now()
 		l.push(d)
 	}
 	if l.running == 0 && l.waiting == 0 {
@@ -313,6 +333,32 @@ func (l *lane) stale(before time.Time) []*item {
 		if len(d.items) == 0 {
 			l.unlink(name, d)
 		}
+	}
+	l.waiting -= len(out)
+	return out
+}
+
+// shed makes room when the window is nearly full although slots are free: it is full of jobs for destinations that do not answer. It
+// takes out the jobs of those with requests under way of which none has ended, nor any started, since the given time. New jobs for them
+// are not let in until one of their requests ends.
+func (l *lane) shed(before time.Time) []*item {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.items) < l.window*3/4 || l.running >= l.limit {
+		return nil
+	}
+	var out []*item
+	for name, d := range l.dests {
+		if l.active[name] == 0 || !d.moved.Before(before) {
+			continue
+		}
+		for _, it := range d.items {
+			it.state = settling
+		}
+		out = append(out, d.items...)
+		l.stalled[name] = struct{}{}
+		d.items = nil
+		l.unlink(name, d)
 	}
 	l.waiting -= len(out)
 	return out

@@ -224,3 +224,64 @@ func BenchmarkLane(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(batch)), "ns/job")
 }
+
+func TestLaneShedsDestinationsThatDoNotAnswer(t *testing.T) {
+	gate := newTestGate(1)
+	block := make(chan struct{})
+	done := make(chan struct{}, 100)
+	l, held := startLane(t, gate, 4, 100, func(it *item) {
+		if it.dest == "hangs" {
+			<-block
+		}
+		done <- struct{}{}
+	})
+	l.window = 10
+	hanging := makeItems(slices.Repeat([]string{"hangs"}, 9)...)
+	l.register(l.session, hanging)
+	l.add(hanging)
+	require.Eventually(t, func() bool { return l.load().Running == 1 }, time.Second, time.Millisecond)
+	require.Empty(t, l.shed(time.Now().Add(-time.Second)), "it was heard of a moment ago")
+	shed := l.shed(time.Now().Add(time.Second))
+	require.Len(t, shed, 8, "all that wait for it make room")
+	require.Zero(t, l.load().Waiting)
+
+	more := makeItems("hangs", "quick")
+	more[0].ref.Seq, more[1].ref.Seq = 20, 21
+	l.register(l.session, more)
+	l.add(more)
+	<-done // the quick one
+	held.mu.Lock()
+	require.Len(t, held.items, 1, "no more are let in for a destination that does not answer")
+	held.mu.Unlock()
+
+	close(block)
+	<-done
+	require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.stalled) == 0 && len(l.active) == 0 }, time.Second, time.Millisecond)
+	again := makeItems("hangs")
+	again[0].ref.Seq = 30
+	l.register(l.session, again)
+	l.add(again)
+	<-done // it has answered, so it may have jobs again
+}
+
+func TestLaneShedsNothingWithoutNeed(t *testing.T) {
+	block := make(chan struct{})
+	defer close(block)
+	l, _ := startLane(t, newTestGate(1), 4, 100, func(*item) { <-block })
+	l.window = 100
+	items := makeItems(slices.Repeat([]string{"slow"}, 9)...)
+	l.register(l.session, items)
+	l.add(items)
+	require.Eventually(t, func() bool { return l.load().Running == 1 }, time.Second, time.Millisecond)
+	require.Empty(t, l.shed(time.Now().Add(time.Hour)), "the window has room")
+
+	l.window = 10
+	l.fresh = func(time.Time) bool { return false }
+	none := makeItems("never started")
+	none[0].ref.Seq = 50
+	l.register(l.session, none)
+	l.add(none)
+	for _, it := range l.shed(time.Now().Add(time.Hour)) {
+		require.Equal(t, "slow", it.dest, "a destination without a request under way is not at fault")
+	}
+}
