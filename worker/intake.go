@@ -15,10 +15,10 @@ import (
 // and does not change afterwards. The caller holds keeper.steady.
 func (w *Worker) book(session *queues.Session, jobs []queues.Fetched) []*item {
 	now := time.Now()
-	items := make([]item, len(jobs))
 	all := make([]*item, len(jobs))
 	for i := range jobs {
-		it := &items[i]
+		// One by one: in one array a single slow job would keep the payloads of its whole batch in memory.
+		it := new(item)
 		it.queue, it.ref, it.fetched = jobs[i].Ref.Queue, jobs[i].Ref, now
 		if it.job, it.broken = queues.ParseJob(jobs[i].Payload); it.broken == nil {
 			w.address(it)

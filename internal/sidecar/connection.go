@@ -124,7 +124,7 @@ func openServers(ctx context.Context, cfg *mastodonenv.Config, opts *Options, bl
 		}
 		return client
 	}
-	s.sidekiq = open(cfg.Sidekiq, 12+blocking, 256<<10) // a fetch of a hundred jobs is one reply
+	s.sidekiq = open(cfg.Sidekiq, 12+blocking, 96<<10) // a fetch of a hundred jobs is one reply
 	s.base = open(cfg.Redis, 8, 0)
 	s.cache = open(cfg.Cache, 4, 0)
 	host, _ := os.Hostname()
