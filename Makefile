@@ -16,6 +16,7 @@ GOBUILD = go build -buildvcs=$(BUILDVCS) -trimpath
 PKG ?= ./...
 FUZZTIME ?= 30s
 COUNT ?= 10
+SOAK ?= 10m
 ARGS ?=
 TOOL = go tool -modfile=tools/go.mod
 
@@ -83,17 +84,19 @@ fuzz: ## every fuzz target for FUZZTIME=30s; PKG=./queues for one package
 	scripts/fuzz.sh $(FUZZTIME) $(PKG)
 
 .PHONY: bench
-bench: setup ## against the peers, all suites (docs/benchmarks.md); ARGS="-quick" for a glance
-	cd bench && $(GOBUILD) -o ../bin/bench ./cmd/bench
-	bin/bench $(ARGS)
+bench: setup ## against the peers, all suites, about 20 min on a quiet machine (docs/benchmarks.md); ARGS="-quick" for a glance
+	scripts/bench.sh $(ARGS)
 
 .PHONY: bench-micro
 bench-micro: setup ## Go benchmarks, COUNT=10 runs each; PKG=./queues for one package
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) $(ARGS) $(PKG)
 
-bench-%: setup ## one suite, e.g. bench-noop, bench-delivery
-	cd bench && $(GOBUILD) -o ../bin/bench ./cmd/bench
-	bin/bench -suite $* $(ARGS)
+bench-%: setup ## one suite: noop, delivery, memory, deadhosts or shared
+	scripts/bench.sh -suite $* $(ARGS)
+
+.PHONY: soak-worker
+soak-worker: setup ## the worker under random faults for SOAK=10m, every job accounted for
+	QUEUEVILLE_SOAK=$(SOAK) go test -race -timeout 2h -run TestSoak -v ./worker
 
 .PHONY: vuln
 vuln: ## known vulnerabilities (fetches a database over the network)

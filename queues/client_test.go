@@ -243,7 +243,7 @@ func TestRubyReadsOurPushes(t *testing.T) {
 	b.ruby.Push(string(raw))
 	must(client.Push(ctx, Push{Class: "OracleNoop", Args: []any{odd, 1.0, 0.1, []any{nil, true}}, JID: jid(1)}))
 	both := list(t, b.c, "queue:default")
-	stamp := regexp.MustCompile(`_at":\d{10}\.\d{1,7}`)
+	stamp := regexp.MustCompile(`_at":(\d{10}\.\d{1,7}|\d{13})`) // Sidekiq 8 writes milliseconds
 	if r, g := stamp.ReplaceAllString(both[0], ""), stamp.ReplaceAllString(both[1], ""); r != g {
 		t.Errorf("item 9: Ruby pushes %s\nwe push    %s", r, g)
 	}

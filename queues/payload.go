@@ -1,6 +1,7 @@
 package queues
 
 import (
+	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
@@ -78,6 +79,19 @@ const defaultMaxRetries = 25
 type MalformedJobError struct{ Reason string }
 
 func (e *MalformedJobError) Error() string { return "malformed job: " + e.Reason }
+
+// burialNote stands before JSON that is no object when it is buried.
+const burialNote = "not a job: "
+
+// Burial is what to put into the dead set of a payload that is no job: its bytes. Only JSON that is no object gets a note in front, for with
+// it alone Ruby's page of dead jobs answers 500; other text that is not JSON it shows as it is.
+func Burial(payload string) string {
+	text := strings.TrimLeft(payload, " \t\r\n")
+	if text == "" || text[0] == '{' || !json.Valid([]byte(payload)) {
+		return payload
+	}
+	return burialNote + payload
+}
 
 // ParseJob reads a payload's top level without decoding args. It validates the whole text and gives a
 // *MalformedJobError for what Ruby's JSON parser refuses (comments too, which Ruby takes) and for anything that is not

@@ -363,3 +363,21 @@ func FuzzSetFields(f *testing.F) {
 		}
 	})
 }
+
+func TestBurialKeepsTheBytes(t *testing.T) {
+	for payload, want := range map[string]string{
+		"not json":    "not json",
+		"":            "",
+		`{"class":`:   `{"class":`,
+		"\xff":        "\xff",
+		"[1,2]":       "not a job: [1,2]",
+		` "text"`:     `not a job:  "text"`,
+		"null":        "not a job: null",
+		`{"a":NaN}`:   `{"a":NaN}`,
+		"[1,2] junk]": "[1,2] junk]",
+	} {
+		if got := Burial(payload); got != want {
+			t.Errorf("Burial(%q) = %q, want %q", payload, got, want)
+		}
+	}
+}

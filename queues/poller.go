@@ -73,11 +73,11 @@ func (s *Store) PollDue(ctx context.Context, set string, now time.Time, limit in
 	return done, nil
 }
 
-// prepareDue makes the payload to push; queue "" means that the member is no job.
+// prepareDue makes the payload to push; queue "" means that the member is no job, and payload what to bury of it.
 func (s *Store) prepareDue(member string, now time.Time) (queue, payload string) {
 	job, err := ParseJob(member)
 	if err != nil || job.Class == "" || len(job.Args) == 0 || job.Args[0] != '[' {
-		return "", ""
+		return "", Burial(member)
 	}
 	stamp := stampJSON(unixSeconds(now), s.Milliseconds)
 	fields := make([]Field, 0, 6)
@@ -85,7 +85,7 @@ func (s *Store) prepareDue(member string, now time.Time) (queue, payload string)
 	queue = job.Queue
 	if queue == "" {
 		if _, there := TopLevel(member, "queue"); there {
-			return "", ""
+			return "", Burial(member)
 		}
 		queue = "default"
 		fields = append(fields, Field{"queue", `"default"`})
@@ -105,7 +105,7 @@ func (s *Store) prepareDue(member string, now time.Time) (queue, payload string)
 	}
 	payload, err = SetFields(member, fields...)
 	if err != nil {
-		return "", ""
+		return "", Burial(member)
 	}
 	return queue, payload
 }

@@ -69,7 +69,7 @@ func TestPollDue(t *testing.T) {
 			}
 			if c.queue == "" {
 				z := rc.ZRangeWithScores(t.Context(), "dead", 0, -1).Val()
-				if got.Buried != 1 || len(z) != 1 || z[0].Member != c.in || z[0].Score != float64(now.Unix()) {
+				if got.Buried != 1 || len(z) != 1 || z[0].Member != Burial(c.in) || z[0].Score != float64(now.Unix()) {
 					t.Errorf("dead = %v, %+v", z, got)
 				}
 				return

@@ -79,7 +79,7 @@ func TestConformance28And29Unreadable(t *testing.T) {
 			r.eventually("the next one is run", func() bool { res := f.results(); return res[Acked] == 1 && res[Dead] == 1 })
 			dead := r.set("dead")
 			require.Len(t, dead, 1)
-			require.Equal(t, payload, dead[0].Member)
+			require.Equal(t, queues.Burial(payload), dead[0].Member)
 			require.InDelta(t, float64(time.Now().Unix()), dead[0].Score, 10)
 			w.stop()
 			require.Equal(t, "1", r.client.Get(r.ctx(), "stat:processed").Val(), "only the one that was run")

@@ -60,7 +60,7 @@ func (w *Worker) dispatch(all []*item) {
 		switch {
 		case it.broken != nil && it.handler == nil:
 			w.log.Warn("unreadable job buried", slog.String("queue", it.queue), slog.Any("err", it.broken))
-			w.settle(settlement{item: it, op: queues.OpDead, at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
+			w.settle(settlement{item: it, op: queues.OpDead, payload: queues.Burial(it.job.Payload), at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
 		case it.handler == nil:
 			w.forward(it)
 		case it.broken != nil:

@@ -55,8 +55,8 @@ type Config struct {
 	Window      int // jobs in hand at most; default twice the concurrency, but no more than 128 above it, at least 200
 	PerDest     int // jobs waiting for one destination at most; default an eighth of the window, at least 32
 
-	WindowJobs  int // how deep a look at a shared queue goes, in jobs; default 200
-	WindowBytes int // the same over all shared queues, in bytes; default 512 KiB
+	WindowJobs  int // how deep a look at a shared queue goes, in jobs; default queues.WindowJobs
+	WindowBytes int // the same over all shared queues, in bytes; default queues.WindowBytes
 
 	LeaseTTL    time.Duration // default 30 s
 	RenewEvery  time.Duration // default 5 s
@@ -106,8 +106,8 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Concurrency, 512)
 	setDefault(&c.Window, max(200, min(2*c.Concurrency, c.Concurrency+128)))
 	setDefault(&c.PerDest, max(32, c.Window/8))
-	setDefault(&c.WindowJobs, 200)
-	setDefault(&c.WindowBytes, 512<<10)
+	setDefault(&c.WindowJobs, queues.WindowJobs)
+	setDefault(&c.WindowBytes, queues.WindowBytes)
 	setDefault(&c.LeaseTTL, 30*time.Second)
 	setDefault(&c.RenewEvery, 5*time.Second)
 	setDefault(&c.BeatEvery, 10*time.Second)

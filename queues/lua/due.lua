@@ -2,7 +2,7 @@
 -- there, or no longer due, is left out. For each: addition → removal.
 -- KEYS[1] set, KEYS[2] set of queues, KEYS[3] dead
 -- ARGV[1] now, ARGV[2] score for dead, ARGV[3] oldest score to stay in dead, ARGV[4] size of dead, ARGV[5] prefix of queue
--- lists, then three for each: member, bare queue name ("" to bury it), payload to push
+-- lists, then three for each: member, bare queue name ("" to bury it), payload to push or bury
 -- Returns one character for each: "m" moved, "b" buried, "-" left out.
 local call = redis.call
 local now = tonumber(ARGV[1])
@@ -13,7 +13,7 @@ for i = 6, #ARGV, 3 do
   local score = call('ZSCORE', KEYS[1], ARGV[i])
   if score and tonumber(score) <= now then
     if ARGV[i + 1] == '' then
-      call('ZADD', KEYS[3], ARGV[2], ARGV[i])
+      call('ZADD', KEYS[3], ARGV[2], ARGV[i + 2])
       out[n], buried = 'b', true
     else
       call('SADD', KEYS[2], ARGV[i + 1])
