@@ -132,7 +132,7 @@ func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 	}
 	if len(f.look.Queues) > 0 && got < room && !time.Now().Before(f.lookAfter) {
 		look := f.look
-		look.Max = room - got
+		look.Max = min(room-got, queues.LookJobs)
 		looked := 0
 		n, err := f.call(ctx, "shared", func(ctx context.Context, session *queues.Session) (jobs []queues.Fetched, err error) {
 			jobs, looked, err = session.FetchShared(ctx, look)

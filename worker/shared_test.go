@@ -26,7 +26,7 @@ func TestSharedQueueLeavesOthersInTheirOrder(t *testing.T) {
 		r.push("push", other, job(native, i, ""))
 	}
 	r.start(f, one, sharing("push"))
-	// The look goes 200 jobs deep, and foreign jobs stay: natives behind that depth wait for Ruby to do its part.
+	// A look goes 160 jobs deep, and foreign jobs stay: natives behind that depth wait for Ruby to do its part.
 	r.eventually("the natives within the window are run", func() bool { return f.results()[Acked] >= 100 })
 	for range 4 {
 		time.Sleep(50 * time.Millisecond)
