@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -43,23 +44,15 @@ func startTick(pid int) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, rest, ok := cutLast(string(stat), ")")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
+	command := bytes.LastIndexByte(stat, ')')
+	fields := strings.Fields(string(stat[command+1:]))
+	if command < 0 || len(fields) < 20 {
 		return 0, errors.New("unreadable /proc stat")
 	}
 	if fields[0] == "Z" || fields[0] == "X" {
 		return 0, fs.ErrNotExist
 	}
 	return strconv.ParseUint(fields[19], 10, 64)
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
 }
 
 func bootID() string {

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -222,8 +223,7 @@ func TestIdleProcessCostsNothing(t *testing.T) {
 	ticks := func() int { // of 10 ms, in user and kernel mode
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
 		require.NoError(t, err)
-		_, rest, _ := cutLast(string(stat), ")")
-		fields := strings.Fields(rest)
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 		user, err := strconv.Atoi(fields[11])
 		require.NoError(t, err)
 		kernel, err := strconv.Atoi(fields[12])
