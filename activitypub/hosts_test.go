@@ -3,6 +3,7 @@ package activitypub
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -255,12 +256,12 @@ func TestSnapshotOrder(t *testing.T) {
 	h.run(&now, "down", 3, KindDNS, 0)
 	h.run(&now, "failing", 1, Kind5xx, 0)
 	h.run(&now, "held", 1, Kind429, 10*time.Minute)
-	got := ""
+	var got strings.Builder
 	for _, s := range h.Snapshot(10) {
-		got += s.Host + "=" + s.State + " "
+		got.WriteString(s.Host + "=" + s.State + " ")
 	}
-	if want := "down=down held=held failing=failing fine=ok "; got != want {
-		t.Errorf("Snapshot = %s, want %s", got, want)
+	if want := "down=down held=held failing=failing fine=ok "; got.String() != want {
+		t.Errorf("Snapshot = %s, want %s", got.String(), want)
 	}
 	if n := len(h.Snapshot(2)); n != 2 || len(h.Snapshot(-1)) != 0 {
 		t.Errorf("%d states, want 2", n)
