@@ -42,7 +42,8 @@ setup: ## what the tests need: checks, and installs by apt-get if allowed
 test: setup ## vet, a build without a C compiler, all tests
 	go vet ./...
 	CGO_ENABLED=0 $(GOBUILD) -o /dev/null ./cmd/queueville
-	go test -timeout 15m $(ARGS) $(PKG)
+	@# One package at a time: many tests stop, freeze and kill servers and workers, and need the processors to themselves.
+	go test -p 1 -timeout 15m $(ARGS) $(PKG)
 
 .PHONY: test-short
 test-short: ## the quick tests, with whatever servers are there
