@@ -33,7 +33,7 @@ const (
 )
 
 // patience bounds every wait of the tests; they end as soon as what they wait for is there.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // rig is a Redis with helpers to fill it and to look at it.
 type rig struct {

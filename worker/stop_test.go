@@ -146,7 +146,10 @@ func TestStopWhileRedisIsAway(t *testing.T) {
 	t.Logf("stopped after %v", time.Since(began))
 	n, err := r.store.Holders(r.ctx())
 	require.NoError(t, err)
-	require.Len(t, n, 1, "it could not say goodbye")
+	if len(n) == 0 { // the connections were cut too late: it has said goodbye
+		require.Equal(t, 50, f.results()[Acked]+len(r.queue("push")), "nothing is lost: acknowledged or given back")
+		return
+	}
 	require.Equal(t, 50, r.inFlight(), "nothing is lost: to be adopted")
 }
 

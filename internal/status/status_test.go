@@ -46,7 +46,7 @@ func TestRead(t *testing.T) {
 	for name, n := range map[string]int{"push": 0, "pull": 3, "own": 2, "default": 1, "stopped": 1} {
 		c.SAdd(ctx, "queues", name)
 		for range n {
-			c.LPush(ctx, "queue:"+name, fmt.Sprintf(`{"class":"C","args":[],"jid":"1","enqueued_at":%d.5}`, now.Unix()-7200))
+			c.LPush(ctx, "queue:"+name, fmt.Sprintf(`{"class":"C","args":[],"jid":"1","enqueued_at":%d.5}`, now.Unix()-10_800))
 		}
 	}
 	c.SAdd(ctx, "paused", "stopped")
@@ -77,7 +77,7 @@ func TestRead(t *testing.T) {
 
 	s, text := mustRead(t, store)
 	for _, want := range []string{
-		"processed 1,234,567", "1 queueville (shared), 1 ruby", "1 queueville", "7/512 (+2 waiting)", "paused", "2.0 h",
+		"processed 1,234,567", "1 queueville (shared), 1 ruby", "1 queueville", "7/512 (+2 waiting)", "paused", "3.0 h",
 		"idle Ruby threads get new jobs first", "most destinations fail at once, probably our own network: dns since 12:00:00",
 		"no Ruby process serves own_ruby", "a dead worker still holds jobs: dead:3:c", "queueville release", "own push (shared)",
 	} {
