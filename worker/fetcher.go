@@ -34,7 +34,8 @@ type fetcher struct {
 	limiter  *rate.Limiter
 	book     func(*queues.Session, []queues.Fetched) []*item // called with keeper.steady, for jobs of lost replies
 	bookNew  func(*queues.Session, []queues.Fetched) []*item // the same for jobs fetched just now
-	dispatch func([]*item)                                   // called without
+	booked   chan []*item                                    // what was fetched, for the dispatcher; closed when Run ends
+	unread   atomic.Int64                                    // jobs on their way through booked
 	observer Observer
 	log      *slog.Logger
 
@@ -56,6 +57,7 @@ type awaiter struct {
 
 // Run fetches until fetchCtx ends. Calls to Redis are made under workCtx, so that a stop does not lose their replies.
 func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
+	defer close(f.booked)
 	errs := 0
 	for fetchCtx.Err() == nil {
 		if !f.reconcile(workCtx) {
@@ -63,7 +65,7 @@ func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 			continue
 		}
 		room := f.allowance()
-		if room == 0 || room < f.lane.window/8 && !f.lane.hungry() {
+		if room == 0 || room < f.lane.window/8 && !f.hungry() {
 			f.waitForRoom(fetchCtx)
 			if room = f.allowance(); room == 0 {
 				continue
@@ -93,6 +95,18 @@ func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 	}
 	return nil
 }
+
+// pass hands fetched jobs to dispatch, batch by batch, until Run has ended: reading a batch takes about as long as fetching the next.
+func (f *fetcher) pass(dispatch func([]*item)) {
+	for batch := range f.booked {
+		n := len(batch)
+		dispatch(batch)
+		f.unread.Add(int64(-n))
+	}
+}
+
+// hungry is true when processors could start more than is on its way to them: a fetch is worth making even for a few jobs.
+func (f *fetcher) hungry() bool { return f.unread.Load() == 0 && f.lane.hungry() }
 
 // allowance is how many jobs may be fetched now.
 func (f *fetcher) allowance() int {
@@ -161,7 +175,8 @@ func (f *fetcher) call(ctx context.Context, kind string, do func(context.Context
 		f.observer.Fetched(kind, len(items), took)
 	}
 	if len(items) > 0 {
-		f.dispatch(items)
+		f.unread.Add(int64(len(items)))
+		f.booked <- items
 	}
 	return len(items), nil
 }

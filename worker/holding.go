@@ -132,7 +132,7 @@ func (w *Worker) holdOne(it *item, reason string, until time.Time) {
 		return
 	}
 	due := w.pacer.due(it.dest, now, until)
-	since := heldSince(it.job.Payload)
+	since := heldSince(it.payload)
 	fields := []queues.Field{{Name: fieldHold, Raw: holdJSON(it.dest, reason, due)}}
 	if since == 0 {
 		fields = append(fields, queues.Field{Name: fieldHeldSince, Raw: queues.JSONFloatSeconds(seconds(now))})
@@ -140,7 +140,7 @@ func (w *Worker) holdOne(it *item, reason string, until time.Time) {
 	if it.job.Queue != it.queue { // else it would come back to another queue than the one it came from
 		fields = append(fields, queues.Field{Name: "queue", Raw: queues.JSONString(it.queue)})
 	}
-	payload, err := queues.SetFields(it.job.Payload, fields...)
+	payload, err := queues.SetFields(it.payload, fields...)
 	if err != nil {
 		payload = "" // bytes that cannot be edited wait as they are
 	}

@@ -35,7 +35,7 @@ func parsed(t *testing.T, payload string, giveUp time.Duration) *item {
 	t.Helper()
 	job, err := queues.ParseJob(payload)
 	require.NoError(t, err)
-	return &item{job: job, queue: "push", dest: "host.test", handler: idleHandler{giveUp}}
+	return &item{job: job, payload: job.Payload, queue: "push", dest: "host.test", handler: idleHandler{giveUp}}
 }
 
 func TestHoldingKeepsTheJobAndItsRetries(t *testing.T) {

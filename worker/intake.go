@@ -11,22 +11,24 @@ import (
 	"github.com/queueville/queueville/queues"
 )
 
-// book turns fetched payloads into items and puts them on the books. What an item says of its job is complete before others can see it
-// and does not change afterwards. The caller holds keeper.steady.
+// book puts fetched jobs on the books, unread: reading them is left to route, so that the next fetch need not wait for it. The caller
+// holds keeper.steady.
 func (w *Worker) book(session *queues.Session, jobs []queues.Fetched) []*item {
 	now := time.Now()
 	all := make([]*item, len(jobs))
 	for i := range jobs {
 		// One by one: in one array a single slow job would keep the payloads of its whole batch in memory.
-		it := new(item)
-		it.queue, it.ref, it.fetched = jobs[i].Ref.Queue, jobs[i].Ref, now
-		if it.job, it.broken = queues.ParseJob(jobs[i].Payload); it.broken == nil {
-			w.address(it)
-		}
-		all[i] = it
+		all[i] = &item{payload: jobs[i].Payload, queue: jobs[i].Ref.Queue, ref: jobs[i].Ref, fetched: now}
 	}
 	w.lane.register(session, all)
 	return all
+}
+
+// read finds out what a booked item's job is. It is complete before the lane gets it and does not change afterwards.
+func (w *Worker) read(it *item) {
+	if it.job, it.broken = queues.ParseJob(it.payload); it.broken == nil {
+		w.address(it)
+	}
 }
 
 // bookNew books jobs that were fetched just now, and not earlier.
@@ -52,15 +54,16 @@ func (w *Worker) address(it *item) {
 	it.dest, it.broken = it.handler.Destination(it.job.Class, it.job.Args)
 }
 
-// dispatch sends booked items on their way: native jobs go to the lane, foreign ones are forwarded, unreadable ones are buried. Jobs that
+// dispatch reads booked items and sends them on their way: native jobs go to the lane, foreign ones are forwarded, unreadable ones are buried. Jobs that
 // were fetched while quiet was asked for go to the lane too, which gives them back with the others, in order.
 func (w *Worker) dispatch(all []*item) {
 	native := all[:0]
 	for _, it := range all {
+		w.read(it)
 		switch {
 		case it.broken != nil && it.handler == nil:
 			w.log.Warn("unreadable job buried", slog.String("queue", it.queue), slog.Any("err", it.broken))
-			w.settle(settlement{item: it, op: queues.OpDead, payload: queues.Burial(it.job.Payload), at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
+			w.settle(settlement{item: it, op: queues.OpDead, payload: queues.Burial(it.payload), at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
 		case it.handler == nil:
 			w.forward(it)
 		case it.broken != nil:

@@ -145,7 +145,7 @@ func (k *keeper) restore(ctx context.Context) error {
 	list := k.lane.inHand()
 	fetched := make([]queues.Fetched, len(list))
 	for i, it := range list {
-		fetched[i] = queues.Fetched{Ref: it.ref, Payload: it.job.Payload}
+		fetched[i] = queues.Fetched{Ref: it.ref, Payload: it.payload}
 	}
 	sent := time.Now()
 	s, refs, err := k.store.Register(ctx, k.holder, k.ttl, fetched)

@@ -532,11 +532,11 @@ func (l *lane) runningJobs(n, maxBytes int) []busyJob {
 	var out []busyJob
 	size := 0
 	for _, it := range l.items {
-		if it.state != running || len(out) == n || size+len(it.job.Payload) > maxBytes {
+		if it.state != running || len(out) == n || size+len(it.payload) > maxBytes {
 			continue
 		}
-		size += len(it.job.Payload)
-		out = append(out, busyJob{seq: it.ref.Seq, queue: it.queue, payload: it.job.Payload, started: it.started})
+		size += len(it.payload)
+		out = append(out, busyJob{seq: it.ref.Seq, queue: it.queue, payload: it.payload, started: it.started})
 	}
 	return out
 }

@@ -149,7 +149,7 @@ type Worker struct {
 	stopOnce sync.Once
 	endFetch context.CancelFunc
 	fetchEnd context.Context //nolint:containedctx // ended by Quiet and Stop
-	fetched  chan struct{}   // closed when the fetcher has ended: nothing comes into the lane any more
+	fetched  chan struct{}   // closed when the fetcher has ended and its last batch is dispatched: nothing comes into the lane any more
 }
 
 // New checks the configuration and makes a worker. It starts nothing.
@@ -181,7 +181,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w.fetcher = &fetcher{
 		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: func() []string { return scheduler.Order(cfg.Owned, nil) }, owned: len(cfg.Owned) > 0,
-		book: w.book, bookNew: w.bookNew, dispatch: w.dispatch, observer: w.observer, log: w.log, wake: make(chan struct{}, 1),
+		book: w.book, bookNew: w.bookNew, booked: make(chan []*item, 1), observer: w.observer, log: w.log, wake: make(chan struct{}, 1),
 		look: queues.Look{
 			Queues: cfg.Shared, Classes: classes, WindowJobs: cfg.WindowJobs, WindowBytes: cfg.WindowBytes, Share: cfg.Share, Hosts: cfg.OnlyHosts,
 		},
@@ -238,9 +238,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() error { return w.adopt(backCtx) })
 	background.Go(func() error { return w.sweep(backCtx) })
 	fetching.Go(func() error { return w.poll(w.fetchEnd) })
+	fetching.Go(func() error { return w.fetcher.Run(w.fetchEnd, leaseCtx) })
 	fetching.Go(func() error {
 		defer close(w.fetched)
-		return w.fetcher.Run(w.fetchEnd, leaseCtx)
+		w.fetcher.pass(w.dispatch)
+		return nil
 	})
 	for _, a := range w.fetcher.awaiters {
 		fetching.Go(func() error { return w.fetcher.await(w.fetchEnd, a) })
