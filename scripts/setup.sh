@@ -4,7 +4,7 @@
 #   scripts/setup.sh demo|test|sidekiq
 #
 # demo:    redis-server, PostgreSQL's server
-# test:    those, PgBouncer, Ruby with Sidekiq, http and pg, CA certificates
+# test:    those, PgBouncer, Ruby with Sidekiq, http, pg, ActiveRecord and ActiveJob, CA certificates
 # sidekiq: those and debootstrap (for make test-sidekiq)
 #
 # When all is there it changes nothing, needs no network and takes a fraction of a second. Otherwise, as root or with a sudo that asks
@@ -67,7 +67,7 @@ missing() {
 	[ "$profile" = demo ] && return
 	command -v pgbouncer >/dev/null || echo pgbouncer
 	command -v ruby >/dev/null || echo ruby
-	missing_gems sidekiq redis rack http pg | sed 's/^/ruby-/'
+	missing_gems sidekiq redis rack http pg activerecord activejob | sed 's/^/ruby-/'
 	command -v sidekiq >/dev/null || echo ruby-sidekiq
 	if [ ! -s "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ] && [ ! -s /etc/pki/tls/certs/ca-bundle.crt ]; then
 		echo ca-certificates

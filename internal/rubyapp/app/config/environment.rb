@@ -1,0 +1,12 @@
+# frozen_string_literal: true
+
+require_relative "application"
+
+Rails.application.initialize! do
+  Dir[Rails.root.join("config/initializers/*.rb").to_s].sort.each { |file| require file }
+  # Eagerly, as in production: everything is loaded before the first job, and before a preloading parent forks.
+  ActiveSupport.eager_load! if ActiveSupport.respond_to?(:eager_load!)
+  ActiveRecord.eager_load!
+  ActiveJob.eager_load!
+  %w[models workers].each { |kind| Dir[Rails.root.join("app", kind, "**/*.rb").to_s].sort.each { |file| require file } }
+end
