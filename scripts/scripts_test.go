@@ -54,7 +54,7 @@ func TestSetupSaysTheExactCommand(t *testing.T) {
 	path := bare(t)
 	for profile, want := range map[string][]string{
 		"demo": {"redis-server"},
-		"test": {"redis-server", "ruby", "ruby-http", "ruby-pg", "ruby-rack", "ruby-redis", "ruby-sidekiq"},
+		"test": {"redis-server", "ruby", "ruby-activejob", "ruby-activerecord", "ruby-http", "ruby-pg", "ruby-rack", "ruby-redis", "ruby-sidekiq"},
 	} {
 		status, out := run(t, path, profile)
 		_, command, ok := strings.Cut(out, "hint: run as root: apt-get update && apt-get install -y --no-install-recommends ")

@@ -126,8 +126,9 @@ func TestFailures(t *testing.T) {
 			t.Errorf("job %d raised %q, want %q", i, got, want)
 		}
 	}
-	waitFor(t, "failures written", func() bool {
-		return slices.Equal(members(t, a.Redis, "retry"), jids[:1]) && slices.Equal(members(t, a.Redis, "dead"), sorted(jids[2], jids[4]))
+	waitFor(t, "failures written: "+strings.Join(jids, " "), func() bool {
+		retries, dead := members(t, a.Redis, "retry"), members(t, a.Redis, "dead")
+		return slices.Equal(retries, jids[:1]) && slices.Equal(dead, sorted(jids[2], jids[4]))
 	})
 }
 

@@ -44,6 +44,7 @@ end
 Sidekiq.configure_client do |config|
   config.redis = {url: ENV.fetch("REDIS_URL")}
   config.client_middleware { |chain| chain.add UNIQUE_CLIENT }
+  config.logger.level = Logger.const_get(ENV.fetch("RAILS_LOG_LEVEL", "info").upcase) # 7.0 and later tell of every connection
 end
 
 ActiveJob::Base.queue_adapter = :sidekiq
