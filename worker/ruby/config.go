@@ -69,10 +69,11 @@ type Config struct {
 	DBPool    int                   // DB_POOL of every process; 0: as in the environment
 	PGAppName func(slot int) string // PGAPPNAME of the process in a slot (0 up to Slots−1); nil: as in the environment
 
-	Poison    Poison // nil: deaths are counted in this process only
-	Leader    Leader // nil: no process runs the cron scheduler
-	CronQueue string // the queue whose listener is the cron scheduler; default "scheduler". Taken out of Queues
-	CronSeed  uint32 // seeds the random minutes of sidekiq.yml, so that every leader draws the same; the same in the whole fleet
+	Poison    Poison        // nil: deaths are counted in this process only
+	Leader    Leader        // nil: no process runs the cron scheduler
+	CronQueue string        // the queue whose listener is the cron scheduler; default "scheduler". Taken out of Queues
+	CronEvery time.Duration // between two tries for, or renewals of, the leadership. Default 5 s
+	CronSeed  uint32        // seeds the random minutes of sidekiq.yml, so that every leader draws the same; the same in the whole fleet
 
 	SocketDir string            // a private directory for socket and Ruby files is made below it; default os.TempDir()
 	Done      func(Job, Result) // called once for each submitted and not withdrawn job, from several goroutines. Required
@@ -110,6 +111,7 @@ func (c *Config) fill() error {
 	setTime(&c.GrowAfter, time.Second, "grow after")
 	setTime(&c.ShrinkAfter, 2*time.Minute, "shrink after")
 	setTime(&c.Look, 10*time.Second, "look")
+	setTime(&c.CronEvery, 5*time.Second, "cron every")
 	if c.MinProcs > c.MaxProcs {
 		problems = append(problems, fmt.Errorf("processes at least %d: more than at most %d", c.MinProcs, c.MaxProcs))
 	}

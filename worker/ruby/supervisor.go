@@ -3,16 +3,59 @@ package ruby
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
+	"slices"
+	"strings"
 	"sync"
+	"time"
+
+	"github.com/queueville/queueville/queues"
 )
 
 // Supervisor keeps the Ruby processes of this host. All methods are safe for concurrent use.
 type Supervisor struct {
-	cfg Config
+	cfg  Config
+	wake chan struct{} // capacity 1: something happened that decide should look at
+	wg   sync.WaitGroup
 
-	mu      sync.Mutex
-	waiting []Job // in the order of Submit
-	quiet   bool
+	dir    string // made by Run
+	socket string
+
+	mu       sync.Mutex
+	state    runState
+	waiting  []*waitingJob // in the order of Submit
+	procs    []*process    // not ended
+	tokens   map[string]*process
+	zygote   *zygote
+	conns    map[net.Conn]struct{}
+	costs    *costs
+	typical  float64 // mean CPU share of what ran lately
+	number   uint64  // of the last job given out
+	quiet    bool
+	leadTill time.Time // until when this host runs the cron scheduler; zero: it does not
+
+	boots     boots
+	growSince time.Time // since when more processes are wanted; zero: they are not
+	spare     time.Time // since when fewer suffice
+	lookedAt  time.Time
+	abandoned map[string]int // jid → how often its thread ended or was killed without counting as a death
+	deaths    map[string][]time.Time
+}
+
+type runState uint8
+
+const (
+	notRun runState = iota
+	runs
+	stopping // ctx of Run has ended
+	over     // Run has returned
+)
+
+// waitingJob is one that no process has.
+type waitingJob struct {
+	job   Job
+	alone bool
 }
 
 // Load is how full the Ruby side is, at one moment.
@@ -29,7 +72,7 @@ type Load struct {
 
 // Process is one Ruby process, for status and for counting its database connections.
 type Process struct {
-	PID     int
+	PID     int // 0 until it is known
 	Slot    int // below Slots: names the process's PGAPPNAME
 	State   string
 	Running int
@@ -42,50 +85,174 @@ func New(cfg Config) (*Supervisor, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	return &Supervisor{cfg: cfg}, nil
+	return &Supervisor{
+		cfg: cfg, wake: make(chan struct{}, 1), tokens: map[string]*process{}, conns: map[net.Conn]struct{}{}, costs: newCosts(),
+		typical: unknownShare, abandoned: map[string]int{}, deaths: map[string][]time.Time{},
+	}, nil
 }
+
+// errRunTwice says that Run was called a second time.
+var errRunTwice = errors.New("a Supervisor runs once")
 
 // Run starts processes, watches and replaces them until ctx ends; then it stops them as Sidekiq is stopped (quiet, StopTimeout, kill)
 // and returns when all have ended and Done was called for every job. A process that does not boot is no error: it is logged, shown in
 // Load and tried again. Run can be called once.
 func (s *Supervisor) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return errors.New("not built yet")
+	s.mu.Lock()
+	if s.state != notRun {
+		s.mu.Unlock()
+		return errRunTwice
+	}
+	s.state = runs
+	s.mu.Unlock()
+
+	listener, err := s.open(ctx)
+	if err == nil {
+		s.wg.Go(func() { s.accept(listener) })
+		s.loop(ctx)
+		_ = listener.Close() // ends accept
+		s.mu.Lock()
+		for c := range s.conns {
+			_ = c.Close() // of processes that have ended: their readers end with it
+		}
+		s.mu.Unlock()
+		s.wg.Wait()
+		err = os.RemoveAll(s.dir)
+	}
+	s.mu.Lock()
+	s.state = over
+	var e effects
+	s.returnWaiting(&e)
+	s.mu.Unlock()
+	s.carryOut(&e)
+	return err
 }
 
-// Slots is how many processes can exist at the same time, one that is being replaced included: each has the DBPool connections.
+// Slots is how many processes can exist at the same time, one that is being replaced included: each has DBPool connections, and so has the
+// preloaded parent while it boots.
 func (s *Supervisor) Slots() int { return s.cfg.MaxProcs + 1 }
 
 // Room is how many more jobs Submit should get now: about what can start soon. It is 0 before a process is ready, when quiet, and
-// while jobs wait that cannot start.
-func (s *Supervisor) Room() int { return 0 }
-
-// Submit takes jobs in the order in which they should start. It never blocks and takes any number. Jobs submitted after Quiet or after
-// the end of Run are returned through Done.
-func (s *Supervisor) Submit(jobs []Job) {
+// while enough jobs wait.
+func (s *Supervisor) Room() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waiting = append(s.waiting, jobs...)
+	return s.room()
+}
+
+// room: mu is held.
+func (s *Supervisor) room() int {
+	if s.quiet || s.state != runs {
+		return 0
+	}
+	return Room(len(s.waiting), s.views(nil), s.typical)
+}
+
+// views are the processes that take jobs; index, if not nil, gets which they are. mu is held.
+func (s *Supervisor) views(index *[]*process) []ProcView {
+	views := make([]ProcView, 0, len(s.procs))
+	for _, p := range s.procs {
+		if p.state != serving {
+			continue
+		}
+		views = append(views, p.view())
+		if index != nil {
+			*index = append(*index, p)
+		}
+	}
+	return views
+}
+
+// Submit takes jobs in the order in which they should start. It never blocks and takes any number. Jobs submitted after Quiet or after
+// the end of Run are returned through Done, before Submit returns.
+func (s *Supervisor) Submit(jobs []Job) {
+	var e effects
+	s.mu.Lock()
+	for i := range jobs {
+		s.waiting = append(s.waiting, &waitingJob{job: jobs[i], alone: mustBeAlone(jobs[i].Payload)})
+	}
+	if s.quiet || s.state > runs {
+		s.returnWaiting(&e)
+	} else {
+		s.place(&e, time.Now())
+	}
+	s.mu.Unlock()
+	s.carryOut(&e)
+}
+
+// mustBeAlone reads the mark of a job whose processes died by themselves. A job without the word is not scanned.
+func mustBeAlone(payload string) bool {
+	if !strings.Contains(payload, queues.PoisonField) {
+		return false
+	}
+	_, marked := queues.TopLevel(payload, queues.PoisonField)
+	return marked
 }
 
 // Withdraw takes back every job that no process has got, in the order of Submit. Done is not called for them.
 func (s *Supervisor) Withdraw() []Job {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	jobs := s.waiting
+	jobs := make([]Job, len(s.waiting))
+	for i, w := range s.waiting {
+		jobs[i] = w.job
+	}
 	s.waiting = nil
 	return jobs
 }
 
-// Quiet lets no further job start and tells every process to be quiet; what runs goes on. There is no way back.
+// Quiet lets no further job start, returns those that wait and tells every process to be quiet; what runs goes on. There is no way back.
 func (s *Supervisor) Quiet() {
+	var e effects
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.quiet = true
+	s.returnWaiting(&e)
+	now := time.Now()
+	for _, p := range s.procs {
+		p.leave(EndingStopped, now)
+	}
+	s.mu.Unlock()
+	s.carryOut(&e)
+	s.nudge()
 }
 
 // Load is how full the Ruby side is now.
-func (s *Supervisor) Load() Load { return Load{} }
+func (s *Supervisor) Load() Load {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := Load{Waiting: len(s.waiting), Problem: s.boots.problem}
+	for _, p := range s.procs {
+		l.Running += len(p.jobs)
+		switch p.state {
+		case booting:
+			l.Booting++
+		case serving:
+			l.Processes++
+			l.Threads += s.cfg.Threads
+			l.Cron = l.Cron || p.cron
+		case leaving, ended:
+			l.Leaving++
+		}
+	}
+	return l
+}
 
-// Processes lists the Ruby processes.
-func (s *Supervisor) Processes() []Process { return nil }
+// Processes lists the Ruby processes, by slot.
+func (s *Supervisor) Processes() []Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]Process, len(s.procs))
+	for i, p := range s.procs {
+		list[i] = Process{PID: p.pid, Slot: p.slot, State: p.state.String(), Running: len(p.jobs), PSS: p.pss, Cron: p.cron}
+	}
+	slices.SortFunc(list, func(a, b Process) int { return a.Slot - b.Slot })
+	return list
+}
+
+// nudge lets decide look at once.
+func (s *Supervisor) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,133 @@
+package ruby
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	unknownShare = 0.5  // the CPU share of a class of which nothing is known: two at once in a process
+	shareWeight  = 0.2  // of one more run in the moving averages
+	firstRuns    = 5    // runs of which the averages are plain means
+	maxClasses   = 4096 // classes remembered; class names come from payloads
+	histLowest   = time.Millisecond
+	histBuckets  = 64   // half powers of two from histLowest: up to 50 days
+	histHalve    = 4096 // runs after which the old ones count half
+	longestQuiet = 24 * time.Hour
+)
+
+// cost is what runs of one class have cost.
+type cost struct {
+	share float64 // CPU time / wall time of a run that had the process to itself, 0 to 1
+	cpu   float64 // seconds
+	wall  float64 // seconds
+	runs  uint64
+	last  time.Time
+
+	hist  [histBuckets]float32
+	total float32
+}
+
+// costs remembers what classes cost.
+type costs struct {
+	classes map[string]*cost
+}
+
+func newCosts() *costs { return &costs{classes: map[string]*cost{}} }
+
+// share is the CPU share of a class.
+func (c *costs) share(class string) float64 {
+	if k := c.classes[class]; k != nil {
+		return k.share
+	}
+	return unknownShare
+}
+
+// note takes in one run. others is the CPU load of the jobs beside it in its process: Ruby runs one thread at a time, so CPU time is
+// stretched by them, and what looks like waiting is partly that. Without this correction two computing jobs would each seem to need half a
+// CPU, and the next two a quarter.
+func (c *costs) note(class string, wall, cpu time.Duration, others float64, now time.Time) {
+	k := c.classes[class]
+	if k == nil {
+		if len(c.classes) >= maxClasses {
+			c.evict(now)
+		}
+		k = &cost{}
+		c.classes[class] = k
+	}
+	k.last = now
+	k.runs++
+	w := math.Max(shareWeight, 1/float64(k.runs))
+	if k.runs > firstRuns {
+		w = shareWeight
+	}
+	busy, took := cpu.Seconds(), wall.Seconds()
+	waited := math.Max(0, took-busy*(1+others))
+	share := 1.0
+	if busy+waited > 0 {
+		share = busy / (busy + waited)
+	}
+	k.share += w * (math.Min(share, 1) - k.share)
+	k.cpu += w * (busy - k.cpu)
+	k.wall += w * (took - k.wall)
+
+	k.hist[bucket(wall)]++
+	if k.total++; k.total >= histHalve {
+		k.total = 0
+		for i := range k.hist {
+			k.hist[i] /= 2
+			k.total += k.hist[i]
+		}
+	}
+}
+
+func bucket(d time.Duration) int {
+	if d <= histLowest {
+		return 0
+	}
+	return min(histBuckets-1, int(math.Ceil(2*math.Log2(float64(d)/float64(histLowest)))))
+}
+
+// p99 is an upper bound, at most 42 % too high, of the 99th percentile of a class's run times; 0 with fewer than minRuns runs.
+func (c *costs) p99(class string, minRuns int) time.Duration {
+	k := c.classes[class]
+	if k == nil || k.runs < uint64(max(minRuns, 1)) {
+		return 0
+	}
+	left := k.total / 100
+	for i := histBuckets - 1; i > 0; i-- {
+		if left -= k.hist[i]; left < 0 {
+			return time.Duration(float64(histLowest) * math.Pow(2, float64(i)/2))
+		}
+	}
+	return histLowest
+}
+
+// limit is how long a job of the class may run before it is stuck.
+func (c *costs) limit(class string, p StuckPolicy) time.Duration {
+	if p.Ceiling < 0 {
+		return math.MaxInt64
+	}
+	usual := c.p99(class, p.MinRuns)
+	if usual == 0 {
+		return p.Ceiling
+	}
+	return min(p.Ceiling, max(p.Floor, time.Duration(p.Factor*float64(usual))))
+}
+
+// evict makes room: the classes unused for a day go, or the one unused longest.
+func (c *costs) evict(now time.Time) {
+	oldest, when := "", now
+	for name, k := range c.classes {
+		if now.Sub(k.last) > longestQuiet {
+			delete(c.classes, name)
+			continue
+		}
+		if oldest == "" || k.last.Before(when) {
+			oldest, when = name, k.last
+		}
+	}
+	if len(c.classes) >= maxClasses {
+		delete(c.classes, oldest)
+	}
+}

@@ -1,0 +1,106 @@
+# frozen_string_literal: true
+
+# The preloaded parent: the application is loaded once, then every child starts from a copy that shares its memory.
+
+module Queueville
+  class Zygote
+    # Exit status: this Sidekiq cannot be preloaded; the worker then starts plain processes.
+    UNABLE = 75
+
+    def self.possible?(cli)
+      cli.respond_to?(:boot_application, true) && cli.method(:run).parameters.any? { |_, name| name == :boot_app } &&
+        Process.respond_to?(:fork)
+    end
+
+    def initialize(cli)
+      @cli = cli
+      @children = 0
+    end
+
+    def run
+      @line = Line.new("zygote", "sidekiq" => Sidekiq::VERSION, "ruby" => RUBY_VERSION)
+      @cli.send(:boot_application)
+      Queueville.measure_database
+      settle
+      @wake, wake = IO.pipe
+      trap("CLD") { wake.write_nonblock(".", exception: false) }
+      %w[INT TERM HUP TSTP TTIN USR1 USR2].each { |signal| trap(signal, "IGNORE") }
+      @line.send_frame("P")
+      loop { turn }
+    rescue Gone
+      exit!(0) # the children notice by themselves
+    end
+
+    private
+
+    # As much as possible of what was loaded should stay shared.
+    def settle
+      if Process.respond_to?(:warmup)
+        Process.warmup
+      else
+        3.times { GC.start }
+      end
+    end
+
+    def turn
+      ready, = IO.select([@line.io, @wake])
+      if ready.include?(@wake)
+        @wake.read_nonblock(CHUNK, exception: false)
+        reap
+      end
+      return unless ready.include?(@line.io)
+
+      while (type, body = @line.receive(0))
+        spawn_child(JSON.parse(body)) if type == "F"
+      end
+    end
+
+    def reap
+      while (pid, status = Process.wait2(-1, Process::WNOHANG))
+        @line.send_frame("X", JSON.generate("pid" => pid, "exit" => status.exitstatus || -1, "signal" => status.termsig || 0))
+      end
+    rescue Errno::ECHILD
+      nil # none left
+    end
+
+    def spawn_child(order)
+      disconnect
+      pid = fork { child(order) }
+      @line.send_frame("F", JSON.generate("token" => order["token"], "pid" => pid))
+    rescue Errno::EAGAIN, Errno::ENOMEM => e
+      @line.send_frame("N", JSON.generate("token" => order["token"], "error" => e.message))
+    end
+
+    # No connection may be shared with a child. The redis gem up to 4 refuses to use an inherited one, so those are closed
+    # here; redis-client and ActiveRecord look at the process id and open their own.
+    def disconnect
+      if defined?(::Redis) && ::Redis.is_a?(Class)
+        ObjectSpace.each_object(::Redis) do |redis|
+          redis.close
+        rescue StandardError
+          nil # it was not open
+        end
+      end
+      return unless defined?(::ActiveRecord::Base)
+
+      handler = ::ActiveRecord::Base.connection_handler
+      handler.method(:clear_all_connections!).arity.zero? ? handler.clear_all_connections! : handler.clear_all_connections!(:all)
+    rescue StandardError => e
+      warn "queueville: database connections of the parent: #{e.message}"
+    end
+
+    def child(order)
+      Process.setpgid(0, 0)
+      @line.close
+      @wake.close
+      (%w[INT TERM HUP TSTP TTIN USR1 USR2] << "CLD").each { |signal| trap(signal, "DEFAULT") }
+      order["env"].each { |name, value| ENV[name] = value }
+      ENV["QUEUEVILLE_TOKEN"] = order["token"]
+      ENV["RUBY_DISABLE_WARMUP"] = "1" # it would undo the sharing
+      Queueville.redirect_output
+      Queueville.forget_identity
+      WorkLine.reset
+      Queueville.serve(@cli, order["queues"], order["cron"], boot: false)
+    end
+  end
+end
