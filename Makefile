@@ -92,7 +92,7 @@ bench: setup ## against the peers, all suites, about 20 min on a quiet machine (
 bench-micro: setup ## Go benchmarks, COUNT=10 runs each; PKG=./queues for one package
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) $(ARGS) $(PKG)
 
-bench-%: setup ## one suite: noop, delivery, memory, deadhosts or shared
+bench-%: setup ## one suite: noop, delivery, memory, deadhosts, shared or full
 	scripts/bench.sh -suite $* $(ARGS)
 
 .PHONY: soak-worker

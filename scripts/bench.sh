@@ -2,7 +2,7 @@
 # Measures Queueville against its peers on throwaway servers (docs/benchmarks.md). Arguments go to the benchmark:
 #
 #   scripts/bench.sh                          everything, about 20 minutes; leave the machine alone meanwhile
-#   scripts/bench.sh -suite noop              one suite: noop, delivery, memory, deadhosts or shared
+#   scripts/bench.sh -suite noop              one suite: noop, delivery, memory, deadhosts, shared or full
 #   scripts/bench.sh -quick                   a look, a few minutes
 #   scripts/bench.sh -json > result.json      for scripts
 #   scripts/bench.sh -strict                  exit status 1 when a target is missed
@@ -18,6 +18,8 @@ need sidekiq ruby-sidekiq
 if command -v ruby >/dev/null 2>&1; then
 	ruby -e 'require "http"' 2>/dev/null || missing="$missing ruby-http"
 	ruby -e 'require "pg"' 2>/dev/null || missing="$missing ruby-pg"
+	ruby -e 'require "logger"; require "active_record"' 2>/dev/null || missing="$missing ruby-activerecord"
+	ruby -e 'require "logger"; require "active_job"' 2>/dev/null || missing="$missing ruby-activejob"
 fi
 if [ -n "$missing" ]; then
 	echo "bench: error: not on this machine:$missing" >&2

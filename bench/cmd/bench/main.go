@@ -1,6 +1,6 @@
 // Command bench measures Queueville against its peers and says which promises hold on this machine.
 //
-//	bench [-suite noop,delivery,memory,deadhosts,shared] [-quick] [-rounds 3] [-json] [-only CONTENDER]
+//	bench [-suite noop,delivery,memory,deadhosts,shared,full] [-quick] [-rounds 3] [-json] [-only CONTENDER]
 //
 // It also is, in processes of their own, the contenders (child), the receivers (receive) and the bare signature (sign).
 package main

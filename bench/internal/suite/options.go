@@ -73,13 +73,13 @@ type Figure struct {
 }
 
 // Suites are the names of all suites, in the order in which they run.
-func Suites() []string { return []string{"noop", "delivery", "memory", "deadhosts", "shared"} }
+func Suites() []string { return []string{"noop", "delivery", "memory", "deadhosts", "shared", "full"} }
 
 // Run runs one suite.
 func Run(ctx context.Context, name string, o Options) (*Report, error) {
 	o = o.withDefaults()
 	suites := map[string]func(context.Context, Options) (*Report, error){
-		"noop": runNoop, "delivery": runDelivery, "memory": runMemory, "deadhosts": runDeadHosts, "shared": runShared,
+		"noop": runNoop, "delivery": runDelivery, "memory": runMemory, "deadhosts": runDeadHosts, "shared": runShared, "full": runFull,
 	}
 	run, ok := suites[name]
 	if !ok {

@@ -1,0 +1,169 @@
+package suite
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/queueville/queueville/internal/rubyapp"
+)
+
+// Names of the contenders of the full suite.
+const (
+	fullSidekiq    = "sidekiq"
+	fullQueueville = "queueville --full"
+)
+
+// load is what the full suite's contenders have to do.
+type load struct {
+	name   string
+	shares []rubyapp.Share
+	jobs   int // of one round
+	want   float64
+}
+
+func fullLoads(o Options) []load {
+	list := []load{
+		{name: "ingress, bound by the processor", shares: rubyapp.Ingress(), jobs: 3000, want: 1},
+		{name: "all queues, processor and waiting", shares: rubyapp.Mixed(), jobs: 6000, want: 1.3},
+	}
+	for i := range list {
+		if o.Quick {
+			list[i].jobs /= 5
+		}
+		if o.Jobs > 0 {
+			list[i].jobs = o.Jobs
+		}
+	}
+	return list
+}
+
+// setting is one way to run stock Sidekiq, or what Queueville is told; 0 leaves it to the contender.
+type setting struct{ processes, threads int }
+
+func (s setting) String() string { return fmt.Sprintf("%d × -c %d", s.processes, s.threads) }
+
+// memoryProcesses is how many processes the memory of both is compared with.
+const memoryProcesses = 8
+
+const (
+	fullLimit   = 4 * time.Minute // one contender in one round
+	fullLatency = 500 * time.Millisecond // a name, a connection, TLS and a request, each a way around half the world
+	sweepShare  = 4                      // a sweep's runs have a quarter of the jobs
+)
+
+// fullFigure is what one contender did in one round of one load.
+type fullFigure struct {
+	Figure
+	pss       float64 // MiB, of all processes when the work is done
+	processes int
+}
+
+// runFull compares Ruby jobs in supervised processes with the same jobs in stock Sidekiq processes that a person has tuned.
+func runFull(ctx context.Context, o Options) (*Report, error) {
+	f, err := newFull(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	report := &Report{Values: map[string][]Figure{}}
+	ours := o.wants(fullQueueville)
+	if ours && !f.supported(ctx) {
+		report.Notes = append(report.Notes, "this queueville has no work --full: only stock Sidekiq was measured")
+		ours = false
+	}
+	results := map[string][]fullFigure{}
+	var best setting
+	for _, l := range fullLoads(o) {
+		if o.wants(fullSidekiq) {
+			if best, err = f.sweep(ctx, l, report); err != nil {
+				return nil, fmt.Errorf("%s: %w", l.name, err)
+			}
+		}
+		for round := range o.Rounds {
+			seed := uint64(round) + 1 //nolint:gosec // small
+			if o.wants(fullSidekiq) {
+				if err := f.round(ctx, l, fullSidekiq, best, seed, l.jobs, results, report); err != nil {
+					return nil, err
+				}
+			}
+			if ours {
+				if err := f.round(ctx, l, fullQueueville, setting{}, seed, l.jobs, results, report); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	if err := f.memory(ctx, best, ours, results, report); err != nil {
+		return nil, err
+	}
+	fullReport(o, report, results)
+	return report, nil
+}
+
+// round runs one contender once and keeps the result.
+func (f *full) round(ctx context.Context, l load, name string, s setting, seed uint64, jobs int, into map[string][]fullFigure, report *Report) error {
+	got, err := f.run(ctx, l, name, s, seed, jobs)
+	if err != nil {
+		return fmt.Errorf("%s, %s: %w", l.name, name, err)
+	}
+	f.o.logf("%-34s %-18s %-12s %6.1f jobs/s  %7.0f µs cpu  %5.0f MiB PSS of %d processes", l.name, name, describe(s), got.PerSecond, got.CPU, got.pss,
+		got.processes)
+	key := l.name + ", " + name
+	into[key] = append(into[key], got)
+	report.Values[key] = append(report.Values[key], got.Figure)
+	return nil
+}
+
+func describe(s setting) string {
+	if s == (setting{}) {
+		return "as it likes"
+	}
+	return s.String()
+}
+
+// sweep finds the number of processes and threads with which stock Sidekiq does most, and keeps a table of all.
+func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting, err error) {
+	threads := []int{2, 3, 5, 10, 25, 50, 100}
+	processes := []int{f.cores, f.cores + 1, 2 * f.cores}
+	if f.o.Quick {
+		threads, processes = []int{5, 25, 100}, []int{f.cores, 2 * f.cores}
+	}
+	rows := [][]string{{"stock Sidekiq, " + l.name, "jobs/s", "CPU µs/job", "PSS MiB"}}
+	top := 0.0
+	for _, p := range processes {
+		for _, c := range threads {
+			s := setting{p, c}
+			got, err := f.run(ctx, l, fullSidekiq, s, 99, max(300, l.jobs/sweepShare))
+			if err != nil {
+				return best, fmt.Errorf("%v: %w", s, err)
+			}
+			f.o.logf("sweep    %-12v %6.1f jobs/s  %7.0f µs cpu  %5.0f MiB", s, got.PerSecond, got.CPU, got.pss)
+			rows = append(rows, []string{s.String(), fmt.Sprintf("%.0f", got.PerSecond), fmt.Sprintf("%.0f", got.CPU), fmt.Sprintf("%.0f", got.pss)})
+			if got.PerSecond > top {
+				top, best = got.PerSecond, s
+			}
+		}
+	}
+	report.Tables = append(report.Tables, Table{Title: "Sweep: the best is taken", Rows: rows})
+	return best, nil
+}
+
+// memory compares the memory of as many processes of each, after they have worked.
+func (f *full) memory(ctx context.Context, best setting, ours bool, results map[string][]fullFigure, report *Report) error {
+	l := fullLoads(f.o)[1]
+	l.name = memoryLoad
+	s := setting{memoryProcesses, best.threads}
+	if s.threads == 0 {
+		s.threads = 10
+	}
+	if f.o.wants(fullSidekiq) {
+		if err := f.round(ctx, l, fullSidekiq, s, 7, l.jobs, results, report); err != nil {
+			return err
+		}
+	}
+	if !ours {
+		return nil
+	}
+	return f.round(ctx, l, fullQueueville, s, 7, l.jobs, results, report)
+}

@@ -1,0 +1,56 @@
+package suite
+
+import (
+	"fmt"
+
+	"github.com/queueville/queueville/bench/internal/measure"
+)
+
+// memoryLoad is the name of the rounds with a fixed number of processes.
+var memoryLoad = fmt.Sprintf("%d processes", memoryProcesses)
+
+// fullSeries collects one figure over the rounds.
+func fullSeries(list []fullFigure, value func(fullFigure) float64) measure.Series {
+	out := make(measure.Series, len(list))
+	for i, f := range list {
+		out[i] = value(f)
+	}
+	return out
+}
+
+// fullReport makes the table and the targets.
+func fullReport(o Options, r *Report, results map[string][]fullFigure) {
+	rows := [][]string{{"load, contender", "jobs/s (least–most)", "CPU µs/job", "processes", "PSS MiB"}}
+	rate := func(f fullFigure) float64 { return f.PerSecond }
+	pss := func(f fullFigure) float64 { return f.pss }
+	names := fullLoads(o)
+	for _, l := range append(names, load{name: memoryLoad}) {
+		for _, name := range []string{fullSidekiq, fullQueueville} {
+			list := results[l.name+", "+name]
+			if len(list) == 0 {
+				continue
+			}
+			rows = append(rows, []string{
+				l.name + ", " + name, fullSeries(list, rate).Range("%.0f"), fullSeries(list, func(f fullFigure) float64 { return f.CPU }).Range("%.0f"),
+				fmt.Sprint(list[len(list)-1].processes), fullSeries(list, pss).Range("%.0f"),
+			})
+		}
+	}
+	r.Tables = append(r.Tables, Table{Title: fmt.Sprintf("Ruby jobs; other servers answer after %v; stock Sidekiq as the sweep says", fullLatency), Rows: rows})
+	for _, l := range names {
+		theirs, ours := results[l.name+", "+fullSidekiq], results[l.name+", "+fullQueueville]
+		if len(theirs) > 0 && len(ours) > 0 {
+			r.Targets = append(r.Targets, measure.Target{
+				What: l.name + ": jobs/s against tuned stock Sidekiq, %", Want: fmt.Sprintf("≥ %.0f", 100*l.want), Limit: 100 * l.want,
+				Got: 100 * fullSeries(ours, rate).Median() / fullSeries(theirs, rate).Median(),
+			})
+		}
+	}
+	theirs, ours := results[memoryLoad+", "+fullSidekiq], results[memoryLoad+", "+fullQueueville]
+	if len(theirs) > 0 && len(ours) > 0 {
+		r.Targets = append(r.Targets, measure.Target{
+			What: "proportional memory of " + memoryLoad + ", the worker's own included, against stock Sidekiq, %", Want: "≤ 60", Limit: 60, Most: true,
+			Got: 100 * fullSeries(ours, pss).Median() / fullSeries(theirs, pss).Median(),
+		})
+	}
+}
