@@ -110,10 +110,7 @@ type Lease struct {
 	Expires      time.Time  `json:"expires,omitzero"`       // by Redis's clock; of a live one
 	Since        time.Time  `json:"since"`                  // by Redis's clock: when it got this state
 
-	proc string
-	call int64
-	kind string
-	raw  string
+	proc string // see processName
 }
 
 // Snapshot is the ledger at one moment.
@@ -200,7 +197,7 @@ func parseLease(epoch, text string) (Lease, bool) {
 	e := Lease{
 		Epoch: epoch, Host: f[9], State: Live, Confirmation: f[0] == "c", Pooled: f[0] == "p", Gone: f[1] == "G",
 		Granted: integer(f[3]), Reserved: integer(f[4]), Demand: integer(f[5]), Priority: integer(f[6]), Expires: millis(f[7]), Since: millis(f[8]),
-		proc: f[10], call: int64(integer(f[2])), kind: f[0], raw: text,
+		proc: f[10],
 	}
 	if f[1] != "L" {
 		e.State, e.Expires = Unconfirmed, time.Time{}
@@ -225,7 +222,14 @@ func integer(v any) int {
 // millis reads milliseconds since 1970; the zero time for none.
 func millis(s string) time.Time {
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n <= 0 {
+	if err != nil {
+		return time.Time{}
+	}
+	return millisOf(n)
+}
+
+func millisOf(n int64) time.Time {
+	if n <= 0 {
 		return time.Time{}
 	}
 	return time.UnixMilli(n)

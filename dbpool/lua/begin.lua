@@ -28,13 +28,10 @@ if not generation or run ~= running then
   call('HSET', KEYS[1], 'generation', generation, 'run', running, 'phase', phase, 'since', text(now))
 end
 
-local leases, order = {}, {}
+local leases = {}
 local function store(epoch, e)
   call('HSET', KEYS[2], epoch, table.concat({ e.kind, e.state, text(e.call), text(e.granted), text(e.reserved), text(e.demand),
     text(e.priority), text(e.expires), text(e.since), e.host, e.proc }, ' '))
-  if not leases[epoch] then
-    order[#order + 1] = epoch
-  end
   leases[epoch] = e
 end
 local function drop(epoch)
@@ -51,7 +48,6 @@ for i = 1, #all, 2 do
     local e = { kind = kind, state = state, call = num(n), granted = num(granted), reserved = num(reserved), demand = num(demand),
       priority = num(priority), expires = num(expires), since = num(since), host = host, proc = proc }
     leases[epoch] = e
-    order[#order + 1] = epoch
     if state == 'L' and e.expires <= now then
       if e.granted == 0 then
         drop(epoch)

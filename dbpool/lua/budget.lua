@@ -23,7 +23,7 @@ end
 connections, min, serial = num(ARGV[3]), num(ARGV[4]), serial + 1
 call('HSET', KEYS[1], 'cluster', ARGV[2], 'connections', text(connections), 'min', text(min), 'serial', text(serial),
   'set_by', ARGV[5], 'set_at', text(now), 'reason', ARGV[6], 'slots', text(slots))
-if ARGV[8] == 'new' and live == 0 and #order == 0 then
+if ARGV[8] == 'new' and live == 0 and next(leases) == nil then
   call('HSET', KEYS[1], 'phase', 'normal')
 end
 return { 'ok', live, connections, min, serial, slots }

@@ -86,9 +86,6 @@ if verdict == 'ok' then
       end
     end
     granted = e.granted
-    if new then
-      order[#order + 1] = epoch
-    end
     store(epoch, e)
   end
 end
