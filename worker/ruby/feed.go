@@ -97,13 +97,29 @@ func (s *Supervisor) asked(l *line) {
 	if p.state == booting {
 		s.nowServing(p, now)
 	}
-	if p.state == serving {
+	switch {
+	case p.state == serving:
 		s.place(&e, now)
 		e.grown = s.room() > 0
+	case p.isQuiet:
+		p.dismiss(&e)
 	}
 	s.mu.Unlock()
 	s.carryOut(&e)
 }
+
+// dismiss answers the threads that wait for a job of a process that is quiet: they need not wait to the end to see it.
+func (p *process) dismiss(e *effects) {
+	for l := range p.lines {
+		if l.asked {
+			l.asked = false
+			e.sends = append(e.sends, send{l.conn, nothing})
+		}
+	}
+}
+
+// nothing is the answer to a thread for which there is no job.
+var nothing = appendFrame(nil, 'N')
 
 // acknowledged: Sidekiq has done with a job.
 func (s *Supervisor) acknowledged(l *line, d done) error {

@@ -14,7 +14,7 @@ import (
 //	from Ruby, work       R asks for a job; D a job is done (doneSize bytes); B gives a job back untouched (its number)
 //	from Ruby, control    T where a thread is (line number, text); Q it was told to be quiet; K a lost cron tick, JSON
 //	from Ruby, zygote     P preloaded; F forked, X a child ended, N it could not fork: JSON
-//	to Ruby, work         J a job: number, length of the queue's name, name, payload
+//	to Ruby, work         J a job: number, length of the queue's name, name, payload; N there is none
 //	to Ruby, control      T where is the thread of this line
 //	to Ruby, zygote       F fork, JSON
 //

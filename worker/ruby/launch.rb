@@ -55,7 +55,7 @@ module Queueville
       [defined?(::Sidekiq::Util) && ::Sidekiq::Util, defined?(::Sidekiq::Component) && ::Sidekiq::Component].each do |mod|
         next unless mod
 
-        %i[@@identity @@process_nonce].each { |name| mod.remove_class_variable(name) if mod.class_variable_defined?(name, false) }
+        (%i[@@identity @@process_nonce] & mod.class_variables(false)).each { |name| mod.remove_class_variable(name) }
       end
     end
 

@@ -236,7 +236,10 @@ func (s *Supervisor) serveControl(conn net.Conn, r io.Reader, buf []byte, p *pro
 		kind, body, grown, err := readFrame(r, buf, maxControlFrame)
 		if buf = grown; err != nil {
 			if !isEnd(err) {
-				s.cfg.Log.Warn("bad frame from ruby", slog.Int("pid", p.pid), slog.Any("err", err))
+				s.cfg.Log.Warn("bad frame from ruby: the process is ended", slog.Int("pid", p.pid), slog.Any("err", err))
+				s.mu.Lock()
+				p.kill()
+				s.mu.Unlock()
 			}
 			break
 		}
@@ -257,13 +260,7 @@ func (s *Supervisor) control(p *process, kind byte, body []byte) {
 			s.traced(p, n, string(body[8:]))
 		}
 	case 'Q':
-		s.mu.Lock()
-		if p.state == serving {
-			s.cfg.Log.Info("ruby process was told to be quiet: it is replaced", slog.Int("pid", p.pid))
-			p.leave(EndingReplaced, time.Now())
-		}
-		s.mu.Unlock()
-		s.nudge()
+		s.wentQuiet(p)
 	case 'K':
 		var t tickReport
 		if json.Unmarshal(body, &t) == nil {
@@ -272,6 +269,21 @@ func (s *Supervisor) control(p *process, kind byte, body []byte) {
 			s.cfg.Observer.TickLost(firstRunes(t.Entry, 200), t.MadeUp)
 		}
 	}
+}
+
+// wentQuiet: the process will run no more jobs, because we told it so or because somebody else did, on Sidekiq's page for example.
+func (s *Supervisor) wentQuiet(p *process) {
+	var e effects
+	s.mu.Lock()
+	if p.state == serving {
+		s.cfg.Log.Info("ruby process was told to be quiet by somebody else: it is replaced", slog.Int("pid", p.pid))
+		p.leave(EndingReplaced, time.Now())
+	}
+	p.isQuiet = true
+	p.dismiss(&e)
+	s.mu.Unlock()
+	s.carryOut(&e)
+	s.nudge()
 }
 
 func isEnd(err error) bool {

@@ -13,7 +13,7 @@ import (
 
 const (
 	maxLine   = 2000 // bytes of a line of output that are logged
-	tailLines = 15   // lines kept for the report of a failed boot
+	tailLines = 40   // lines kept for the report of a failed boot
 )
 
 // output takes a child's output into the log, line by line, and keeps its end.
@@ -106,8 +106,8 @@ func Hint(lines []string) string {
 			return "a Ruby file or gem is missing: is the bundle complete, and the directory right?"
 		case has("Your Ruby version is"):
 			return "another Ruby is needed: put that of the application (e.g. ~/.rbenv/shims) first in PATH"
-		case has("Please point Sidekiq to", "config/application.rb", "sidekiq options"):
-			return "this directory is not that of a Rails application"
+		case has("Please point Sidekiq to", "config/application.rb"):
+			return "no Rails application is there: is it the right directory?"
 		case has("PG::ConnectionBad", "could not connect to server", "ActiveRecord::ConnectionNotEstablished", "ActiveRecord::NoDatabaseError"):
 			return "the application cannot reach its database"
 		case has("Redis::CannotConnectError", "RedisClient::CannotConnectError", "Error connecting to Redis"):

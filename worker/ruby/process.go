@@ -37,19 +37,18 @@ type process struct {
 	lines   map[*line]struct{}
 	out     *output
 
-	jobs   map[uint64]*running // by number
-	load   float64             // of their CPU shares
-	light  float64
-	alone  int  // of them that must be alone
-	drain  bool // to be replaced: leaves as soon as another one serves
-	crowds bool // overload of memory was reported
+	jobs  map[uint64]*running // by number
+	load  float64             // of their CPU shares
+	light float64
+	alone int  // of them that must be alone
+	drain bool // to be replaced: leaves as soon as another one serves
 
+	isQuiet   bool      // it said that it runs no more jobs
 	leaveAt   time.Time // when it was told to be quiet
 	termAt    time.Time // when it was told to end; zero: not yet
 	silentAt  time.Time // when its control connection ended although it has not; zero: it lives
 	killed    bool      // by us
 	pss       int64
-	looked    bool
 	startTick string // of the kernel, to know it again when its parent is gone
 }
 

@@ -31,6 +31,8 @@ type rig struct {
 	log   *logBuffer
 	stop  func()
 
+	mayFallBack bool // to processes that are not preloaded
+
 	mu   sync.Mutex
 	done map[string][]Result // by jid
 }
@@ -101,6 +103,9 @@ func newRig(tb testing.TB, change func(*Config), env ...string) *rig {
 	})
 	tb.Cleanup(func() {
 		r.stop()
+		if r.fallback() && !r.mayFallBack {
+			tb.Error("preloading failed")
+		}
 		if tb.Failed() {
 			tb.Logf("log:\n%s", r.log)
 		}
@@ -195,6 +200,8 @@ func (r *rig) started(jid string) int {
 	r.await("start of "+jid, func() bool { return len(r.trace("started")[jid]) > 0 })
 	return r.trace("started")[jid][0]
 }
+
+func (r *rig) fallback() bool { return strings.Contains(r.log.String(), "cannot be preloaded") }
 
 func (r *rig) said(what string) {
 	r.tb.Helper()

@@ -96,3 +96,20 @@ Shout = Class.new do
     trace("ended")
   end
 end
+
+# Tells what its process was told.
+Tell = Class.new do
+  include job
+  include Trace
+  def perform(*)
+    queues = if Sidekiq.respond_to?(:default_configuration)
+               Sidekiq.default_configuration.default_capsule.queues
+             elsif Sidekiq.respond_to?(:[])
+               Sidekiq[:queues]
+             else
+               Sidekiq.options[:queues]
+             end
+    text = [ENV["PGAPPNAME"], ENV["DB_POOL"], queues.uniq.join("+"), Process.getpgrp == Process.pid].join(" ")
+    Sidekiq.redis { |c| c.call("RPUSH", "told", text) }
+  end
+end
