@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/user"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -33,6 +35,9 @@ type budgetOptions struct {
 	headRoom    int
 	asJSON      bool
 }
+
+// tooManyConnections is the SQLSTATE of a server that has none left.
+const tooManyConnections = "53300"
 
 // budgetTimeout bounds what is asked of the servers.
 const budgetTimeout = 20 * time.Second
@@ -169,6 +174,9 @@ func (st *budgetState) collect(ctx context.Context, conn *sidecar.Connection, cf
 	if bad, ok := errors.AsType[*budgetsum.ArgumentError](err); ok {
 		return &exitError{code: exitUsage, err: bad, hint: "queueville budget --help"}
 	}
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == tooManyConnections {
+		return unavailable(err, "every connection is taken; a superuser still gets in: DB_USER=postgres DB_PASS=… queueville budget …")
+	}
 	if err != nil {
 		return unavailable(err, "is PostgreSQL up, and may this machine connect as Mastodon does?")
 	}
@@ -188,6 +196,7 @@ func (st *budgetState) readRedis(ctx context.Context, conn *sidecar.Connection, 
 
 // openSettings reads Mastodon's configuration of Redis and PostgreSQL; nobody's default servers are asked.
 func openSettings(io stdio, opts *sidecar.Options) (*sidecar.Connection, error) {
+	redisconn.SetLogger(slog.New(slog.DiscardHandler)) // what it has to say is in the error
 	conn, problems := sidecar.Connect(opts, io.environ)
 	if conn == nil {
 		return nil, withoutHint(report(io, problems))
@@ -218,6 +227,9 @@ func showBudget(ctx context.Context, io stdio, opts *budgetOptions) error {
 	defer func() { _ = st.client.Close() }()
 	if err := printBudget(io, opts, budgetsum.Make(*st.input), ""); err != nil {
 		return failure(err)
+	}
+	if mastodonenv.Errors(st.input.Problems) != nil {
+		return &exitError{code: exitConfig, err: errors.New("units could not be read, so the sum is not to be relied on")}
 	}
 	if st.silent != nil {
 		return unavailable(fmt.Errorf("what is stored and leased is missing: %w", st.silent), "is Redis up?")

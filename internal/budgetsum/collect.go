@@ -76,9 +76,9 @@ func existing(dirs []string) []string {
 	var out []string
 	seen := map[string]bool{}
 	for _, dir := range dirs {
-		real, err := filepath.EvalSymlinks(dir)
-		if err == nil && !seen[real] {
-			seen[real] = true
+		target, err := filepath.EvalSymlinks(dir)
+		if err == nil && !seen[target] {
+			seen[target] = true
 			out = append(out, dir)
 		}
 	}
@@ -115,10 +115,20 @@ func (c *Config) Collect(ctx context.Context, cfg *mastodonenv.Config) (*Input, 
 		return nil, &ArgumentError{err}
 	}
 	in := &Input{At: time.Now().UTC().Truncate(time.Second), Holders: holders, HeadRoom: c.HeadRoom, Problems: problems}
-	if err := in.askServers(ctx, cfg); err != nil {
+	if err := in.askServers(ctx, cfg, c.role(cfg)); err != nil {
 		return nil, err
 	}
 	return in, nil
+}
+
+// role is whom Mastodon's processes connect as, also when this command was given a superuser to get in with.
+func (c *Config) role(cfg *mastodonenv.Config) string {
+	if c.Mastodon == "" {
+		return cfg.Postgres.User
+	}
+	env, _ := mastodonenv.Load(c.Mastodon, nil)
+	own, _ := env.Config()
+	return own.Postgres.User
 }
 
 // ArgumentError is about what a person gave.
@@ -130,28 +140,30 @@ func (e *ArgumentError) Error() string { return e.err.Error() }
 // Unwrap is the cause.
 func (e *ArgumentError) Unwrap() error { return e.err }
 
-func (in *Input) askServers(ctx context.Context, cfg *mastodonenv.Config) error {
+func (in *Input) askServers(ctx context.Context, cfg *mastodonenv.Config, role string) error {
 	address := func(p mastodonenv.Postgres) string {
 		return net.JoinHostPort(p.Host, strconv.Itoa(p.Port)) + "/" + p.Database
 	}
-	var err error
-	in.Pooler, err = ReadPooler(ctx, cfg.Postgres.DSN(), cfg.Postgres.Database)
+	pooler, poolerErr := ReadPooler(ctx, cfg.Postgres.DSN(), cfg.Postgres.Database, role)
 	var backends []int
+	if pooler != nil {
+		backends = pooler.Backends
+	}
+	server, err := MeasureServer(ctx, cfg.Postgres.DSN(), role, backends)
+	if err != nil {
+		return fmt.Errorf("postgres: %w", oneLine(err))
+	}
+	in.Server, in.Pooler = server, pooler
 	switch {
-	case err == nil:
-		backends = in.Pooler.Backends
+	case poolerErr == nil:
 		if cfg.PreparedStatements && in.Pooler.Mode != "session" {
 			in.warn("PREPARED_STATEMENTS", "set it to false in .env.production, unless this PgBouncer tracks prepared statements (max_prepared_statements)",
 				"is true behind PgBouncer in %s mode", in.Pooler.Mode)
 		}
-	case errors.Is(err, ErrPoolerSilent):
+	case errors.Is(poolerErr, ErrPoolerSilent):
 		in.Unknown = true
-	case errors.Is(err, ErrNoPooler):
-	default:
-		return fmt.Errorf("postgres: %w", oneLine(err))
-	}
-	if in.Server, err = MeasureServer(ctx, cfg.Postgres.DSN(), backends); err != nil {
-		return fmt.Errorf("postgres: %w", oneLine(err))
+	case !errors.Is(poolerErr, ErrNoPooler):
+		in.warn("pgbouncer", "try again", "whether there is one could not be asked, so none is counted: %v", oneLine(poolerErr))
 	}
 	in.Server.Address = address(cfg.Postgres)
 	if in.Pooler == nil && !in.Unknown && (!cfg.PreparedStatements || cfg.Postgres.Port == poolerPort) {
@@ -165,7 +177,7 @@ func (in *Input) askServers(ctx context.Context, cfg *mastodonenv.Config) error 
 		return nil
 	}
 	in.SameServer = cfg.Replica.Host == cfg.Postgres.Host && cfg.Replica.Port == cfg.Postgres.Port
-	replica, err := MeasureServer(ctx, cfg.Replica.DSN(), nil)
+	replica, err := MeasureServer(ctx, cfg.Replica.DSN(), cfg.Replica.User, nil)
 	if err != nil {
 		in.warn("replica", "is it up?", "the read replica at %s does not answer, so its sum is not made: %v", address(*cfg.Replica), oneLine(err))
 		return nil

@@ -109,7 +109,8 @@ func (m *maker) judgeStored() {
 		m.warn("budget", fmt.Sprintf("store %d or less, or make the pools of others fewer", *m.Found), "the stored %d is %d more than was found to be free", st.Connections, -*m.Spare)
 	}
 	if m.in.Ledger != nil && m.in.Ledger.Recovering {
-		m.warn("budget", "nothing, if PostgreSQL can be reached: a worker asks it", "Redis has forgotten or been changed: nothing is granted until PostgreSQL has confirmed what is open")
+		m.warn("budget", "a running worker does so by itself; queueville budget set --new-cluster when none has been running for two minutes",
+			"nothing is granted yet: the book of leases is new or was lost, and a worker must first see in PostgreSQL what is still open")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/queueville/queueville/dbpool"
+	"github.com/queueville/queueville/internal/mastodonenv"
 	"github.com/queueville/queueville/internal/status"
 	"github.com/queueville/queueville/queues"
 )
@@ -98,7 +99,10 @@ func (s *Sum) judge(c Change) error {
 	refuse := func(hint, format string, args ...any) error {
 		return &RefusedError{Why: fmt.Sprintf("a budget of %d connections: ", c.Connections) + fmt.Sprintf(format, args...), Hint: hint, Sum: s}
 	}
+	wrong := mastodonenv.Errors(s.Warnings)
 	switch {
+	case wrong != nil && !c.Force:
+		return refuse("mend them, or --force", "units could not be read, so the sum is not to be relied on")
 	case c.Connections <= 0 && c.Found:
 		return refuse("make the pools of others fewer, or raise max_connections", "nothing was found to be free")
 	case c.Connections <= 0:

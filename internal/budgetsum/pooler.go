@@ -71,8 +71,8 @@ func (p *Pooler) ServersOpen() int {
 const consoleName = "pgbouncer"
 
 // ReadPooler asks the PgBouncer at dsn about itself: ErrNoPooler when PostgreSQL itself answers, ErrPoolerSilent when PgBouncer does not
-// let Mastodon's role ask (it is neither in admin_users nor in stats_users). database is Mastodon's. ctx needs a deadline.
-func ReadPooler(ctx context.Context, dsn, database string) (*Pooler, error) {
+// let Mastodon's role ask (it is neither in admin_users nor in stats_users). database and role are Mastodon's. ctx needs a deadline.
+func ReadPooler(ctx context.Context, dsn, database, role string) (*Pooler, error) {
 	conn, err := connect(ctx, dsn, consoleName, ownName)
 	if err != nil {
 		return nil, poolerError(err)
@@ -94,6 +94,9 @@ func ReadPooler(ctx context.Context, dsn, database string) (*Pooler, error) {
 			return nil, poolerError(err)
 		}
 	}
+	if !slices.ContainsFunc(p.Pools, func(pool Pool) bool { return pool.Database == database && pool.Role == role }) {
+		p.Pools = append(p.Pools, Pool{Database: database, Role: role, Size: p.PoolSize + p.Reserve}) // not used yet, but it will be
+	}
 	return p, nil
 }
 
@@ -109,8 +112,10 @@ func poolerError(err error) error {
 	case pe.Code == "3D000", pe.Code == "28000", pe.Code == "42704", pe.Code == "42601":
 		// No such database; pg_hba.conf does not let us there; there is one, and it knows no SHOW VERSION.
 		return fmt.Errorf("%w: %w", ErrNoPooler, err)
+	case strings.HasPrefix(pe.Code, "08"): // PgBouncer's mark on whatever it says itself
+		return fmt.Errorf("%w: %s", ErrPoolerSilent, pe.Message)
 	}
-	return fmt.Errorf("%w: %s", ErrPoolerSilent, pe.Message)
+	return err
 }
 
 // row is one row of a SHOW by column. Which columns there are differs between versions.

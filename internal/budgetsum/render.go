@@ -191,8 +191,11 @@ func (r *renderer) ledger(s *Sum) {
 	if st == nil {
 		if s.Found != nil && s.Ledger != nil {
 			r.b.WriteString("\n" + r.style(bold, "Queueville: no budget is stored") + "\n")
-			r.wrapped("  ", fmt.Sprintf("the %d found are enough for %s with at least %d each", *s.Found,
-				countOf(max(0, *s.Found-s.Ledger.Reserve)/DefaultMinPerHost, "host", "hosts"), DefaultMinPerHost))
+			enough := "not enough for one host"
+			if n := max(0, *s.Found-s.Ledger.Reserve) / DefaultMinPerHost; n > 0 {
+				enough = "enough for " + countOf(n, "host", "hosts")
+			}
+			r.wrapped("  ", fmt.Sprintf("the %d found are %s with at least %d each", *s.Found, enough, DefaultMinPerHost))
 		}
 		return
 	}
@@ -236,7 +239,7 @@ func (r *renderer) leases(leases []Lease) {
 	for _, l := range leases {
 		host := cut(l.Host, nameRunes)
 		host += strings.Repeat(" ", width-utf8.RuneCountInString(host))
-		fmt.Fprintf(&r.b, "  %s  %7d  %7d  %7d  %s\n", host, l.Leased, l.Demand, l.Ruby, l.State)
+		fmt.Fprintf(&r.b, "  %s  %7d  %7d  %7d  %s\n", host, l.Leased, l.Demand, l.Ruby, cut(l.State, nameRunes))
 	}
 }
 
@@ -261,7 +264,7 @@ func (r *renderer) warnings(list []mastodonenv.Problem) {
 	for _, p := range list {
 		hint := p.Hint
 		p.Hint = ""
-		const tag = "warning: "
+		tag := string(p.Severity) + ": "
 		for n, part := range wrap(cut(p.String(), 2*originRunes), r.width-len(tag)) {
 			if n == 0 {
 				r.b.WriteString(r.style(yellow, tag) + part + "\n")

@@ -17,7 +17,7 @@ var ErrAddress = errors.New("the database's address is not valid")
 type Server struct {
 	Address           string    `json:"address"` // host:port/database, for people
 	Version           string    `json:"version,omitempty"`
-	Role              string    `json:"role,omitempty"`     // whom it was asked as: Mastodon's
+	Role              string    `json:"role,omitempty"`     // Mastodon's
 	Database          string    `json:"database,omitempty"` // Mastodon's
 	MaxConnections    int       `json:"max_connections"`
 	SuperuserReserved int       `json:"superuser_reserved_connections"`
@@ -61,9 +61,10 @@ func connect(ctx context.Context, dsn, database, application string) (*pgx.Conn,
 	return pgx.ConnectConfig(ctx, cfg)
 }
 
-// MeasureServer asks a server for its limits and its sessions. backends are the process ids of sessions to leave out, PgBouncer's. Without
-// the role pg_monitor the addresses of other roles' clients are not seen, but they are counted. ctx needs a deadline.
-func MeasureServer(ctx context.Context, dsn string, backends []int) (*Server, error) {
+// MeasureServer asks a server for its limits and its sessions. role is Mastodon's, "" when the question is asked as it. backends are the
+// process ids of sessions to leave out, PgBouncer's. Without the role pg_monitor the addresses of other roles' clients are not seen, but
+// they are counted. ctx needs a deadline.
+func MeasureServer(ctx context.Context, dsn, role string, backends []int) (*Server, error) {
 	conn, err := connect(ctx, dsn, "", ownName)
 	if err != nil {
 		return nil, err
@@ -71,12 +72,12 @@ func MeasureServer(ctx context.Context, dsn string, backends []int) (*Server, er
 	defer closeSoon(ctx, conn)
 	s := &Server{}
 	var inetPort *int
-	err = conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_user, current_database(),
+	err = conn.QueryRow(ctx, `SELECT current_setting('server_version'), coalesce(nullif($1, ''), current_user), current_database(),
 		current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int,
 		coalesce(current_setting('reserved_connections', true)::int, 0),
-		coalesce((SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user AND NOT rolsuper), -1),
+		coalesce((SELECT rolconnlimit FROM pg_roles WHERE rolname = coalesce(nullif($1, ''), current_user) AND NOT rolsuper), -1),
 		(SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
-		inet_client_port()`).Scan(&s.Version, &s.Role, &s.Database, &s.MaxConnections, &s.SuperuserReserved, &s.Reserved, &s.RoleLimit, &s.DatabaseLimit, &inetPort)
+		inet_client_port()`, role).Scan(&s.Version, &s.Role, &s.Database, &s.MaxConnections, &s.SuperuserReserved, &s.Reserved, &s.RoleLimit, &s.DatabaseLimit, &inetPort)
 	if err != nil {
 		return nil, fmt.Errorf("ask PostgreSQL for its limits: %w", err)
 	}
@@ -86,7 +87,7 @@ func MeasureServer(ctx context.Context, dsn string, backends []int) (*Server, er
 	// backend_type is hidden from roles without pg_monitor, but what has no database and role is no client.
 	rows, err := conn.Query(ctx, `SELECT coalesce(application_name, ''), coalesce(usename::text, ''), coalesce(datname::text, ''), coalesce(host(client_addr), ''), count(*)::int
 		FROM pg_stat_activity
-		WHERE pid <> pg_backend_pid() AND NOT (pid = ANY ($1::int[]))
+		WHERE pid <> pg_backend_pid() AND pid <> ALL (coalesce($1::int[], '{}'))
 		AND (backend_type = 'client backend' OR backend_type IS NULL AND datid IS NOT NULL AND usesysid IS NOT NULL)
 		GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 2, 3, 4 LIMIT $2`, backends, maxSessions)
 	if err != nil {
