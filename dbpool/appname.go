@@ -13,8 +13,11 @@ const (
 	hostBytes    = 14
 	epochBytes   = 10
 	roleBytes    = 12
-	appPrefix    = "queueville/"
-	pooledPrefix = "queueville-pooled/" // behind PgBouncer, whose server connections carry a client's name longer than the client lives
+
+	childRoleBytes = 7  // a point and a number of up to 4 digits follow
+	longHostBytes  = 64 // in the ledger, for people
+	appPrefix      = "queueville/"
+	pooledPrefix   = "queueville-pooled/" // behind PgBouncer, whose server connections carry a client's name longer than the client lives
 )
 
 // part makes s fit for a part of application_name: letters, digits and ._~- only, and not longer than limit. A name that had to be changed

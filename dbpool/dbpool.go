@@ -1,7 +1,13 @@
 // Package dbpool opens the pools of connections to PostgreSQL. A pool connects when it is first asked for something, never has more
 // connections than it was told, and gives idle ones back soon: connections are what a Mastodon server runs short of first.
 //
-// Open starts no goroutines of ours; pgxpool has one per pool, which Close ends.
+// Under a Manager, all pools of all hosts together, and the Ruby children, have no more than one number, the budget. The Ledger on
+// Sidekiq's Redis leases it out (Lua scripts, which Book repeats in Go); Shares decides who gets how many; PostgreSQL's
+// pg_stat_activity confirms that the connections of ended leases are gone before others may have them. docs/dbpool.md says what
+// is promised under which faults.
+//
+// Open starts no goroutines of ours; pgxpool has one per pool, which Close ends. Manager.Run has three, and one for each socket that is
+// being closed.
 package dbpool
 
 import (
@@ -32,16 +38,35 @@ type Config struct {
 	MaxIdleTime    time.Duration // an idle connection is closed after it; 0 is 45 s
 }
 
+const closeTimeout = time.Second // to tell a server that we go
+
 // Pool is a pool of connections. Its methods are safe for concurrent use.
 type Pool struct {
-	*pgxpool.Pool
+	pool         *pgxpool.Pool
 	queryTimeout time.Duration
+	gate         *gate // nil: not under a Manager
+	role         *role
 }
 
 // Open makes a pool without connecting; a server that is away is found by the first query, see Unavailable. The pool outlives ctx and
-// is ended by Close. The error is ErrConfig or about a value of cfg.
+// is ended by Close. The error is ErrConfig or about a value of cfg. Such a pool is bounded by MaxConns alone; one under the
+// cluster's budget is made by Manager.Pool.
 func Open(ctx context.Context, cfg Config) (*Pool, error) {
-	if cfg.MaxConns < 0 || cfg.MaxConns > 1<<15 {
+	pc, err := poolConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	pc.ConnConfig.RuntimeParams["application_name"] = applicationName(cfg.Hostname, cfg.Role)
+	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc)
+	if err != nil {
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	return &Pool{pool: pool, queryTimeout: cmp.Or(cfg.QueryTimeout, 5*time.Second)}, nil
+}
+
+// poolConfig is pgxpool's configuration of cfg, without an application_name.
+func poolConfig(cfg Config) (*pgxpool.Config, error) {
+	if cfg.MaxConns < 0 || cfg.MaxConns > maxConnections {
 		return nil, fmt.Errorf("open database pool: %d connections", cfg.MaxConns)
 	}
 	pc, err := pgxpool.ParseConfig(cfg.DSN)
@@ -55,23 +80,27 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	pc.MaxConnLifetime = 30 * time.Minute
 	pc.MaxConnLifetimeJitter = 5 * time.Minute
 	pc.ConnConfig.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 5*time.Second)
-	pc.ConnConfig.RuntimeParams["application_name"] = applicationName(cfg.Hostname, cfg.Role)
 	if cfg.NoPrepare {
 		// Unnamed statements, parsed, bound and run in one message: nothing stays on the server, and values still travel apart from the SQL
 		// text, which pgx' simple protocol would splice into it.
 		pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 		pc.ConnConfig.StatementCacheCapacity, pc.ConnConfig.DescriptionCacheCapacity = 0, 0
 	}
-	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), pc)
-	if err != nil {
-		return nil, fmt.Errorf("open database pool: %w", err)
-	}
-	return &Pool{Pool: pool, queryTimeout: cmp.Or(cfg.QueryTimeout, 5*time.Second)}, nil
+	return pc, nil
 }
 
-// WithTimeout bounds one query, the wait for a connection included. With pgx a query that is cut off costs its connection.
+// WithTimeout bounds one query, the wait for a connection included. With pgx a query that is cut off costs its connection. Exec, Query,
+// QueryRow and SendBatch do it by themselves when ctx has no deadline.
 func (p *Pool) WithTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, p.queryTimeout)
+}
+
+// bound gives a query a deadline if its caller has not.
+func (p *Pool) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return p.WithTimeout(ctx)
 }
 
 // applicationName is queueville/<host>/<role>; PostgreSQL keeps 63 bytes of printable ASCII, so a long host is shortened.

@@ -76,6 +76,9 @@ func (h *holder) mayConfirm(now instant) bool {
 	return h.confirms && h.fresh(now) && h.confirmOpen < h.slots
 }
 
+// spare is what the next call gives back.
+func (h *holder) spare() int { return h.granted - max(h.limit(), h.open+h.reserved) }
+
 // next makes the next call. From here on the holder has what the call says. confirm says that it would confirm, or go on doing so.
 func (h *holder) next(now instant, demand int, confirm bool) Call {
 	h.number++

@@ -1,0 +1,227 @@
+package dbpool
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+)
+
+const journalLength = 1000 // about
+
+// confirm asks PostgreSQL once a second while the ledger has given the confirmation to this process and there is something to confirm.
+func (m *Manager) confirm(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var c confirmation
+	defer func() { c.close() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		g := m.gate
+		g.mu.Lock()
+		t, r, mine := g.confirm, m.reply, g.confirm != nil && g.h.confirms
+		g.mu.Unlock()
+		if !mine || r == nil || c.term != t {
+			c.close()
+			c = confirmation{term: t}
+		}
+		if !mine || r == nil {
+			continue
+		}
+		err := m.round(ctx, &c, r)
+		if err == nil && needed(r) {
+			continue
+		}
+		c.close()
+		g.mu.Lock()
+		m.dropping = true
+		if err != nil {
+			m.noConfirm = time.Now().Add(lookBackOff) // another host may reach it
+		}
+		g.mu.Unlock()
+		if err != nil {
+			m.failed(ctx, "postgres", err)
+		}
+	}
+}
+
+// confirmation is the connections of a confirmation, one per server.
+type confirmation struct {
+	term  *term
+	conns []*pgx.Conn
+}
+
+func (c *confirmation) close() {
+	for _, pc := range c.conns {
+		closeConn(pc)
+	}
+	c.conns = nil
+}
+
+// round looks once.
+func (m *Manager) round(ctx context.Context, c *confirmation, r *Reply) error {
+	ctx, cancel := context.WithTimeout(ctx, closeWait)
+	defer cancel()
+	if m.cfg.Pooled {
+		m.gate.mu.Lock()
+		list := m.witness.blind(time.Since(started), r, true)
+		m.gate.mu.Unlock()
+		_, err := m.ledger.judge(ctx, r.Generation, list)
+		return err
+	}
+	if err := m.connect(ctx, c); err != nil {
+		return err
+	}
+	asked := time.Since(started)
+	visible := map[string]backends{}
+	for _, pc := range c.conns {
+		if err := m.see(ctx, pc, visible); err != nil {
+			return err
+		}
+	}
+	m.gate.mu.Lock()
+	if m.reply == nil || m.reply.Generation != r.Generation {
+		m.gate.mu.Unlock()
+		return nil
+	}
+	list, end := m.witness.look(asked, r, visible)
+	list = append(list, m.witness.blind(asked, r, false)...)
+	m.gate.mu.Unlock()
+	if _, err := m.ledger.judge(ctx, r.Generation, list); err != nil {
+		return err
+	}
+	for _, epoch := range end {
+		if err := m.terminate(ctx, c, visible[epoch].host, epoch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// connect opens what is missing of the confirmation's connections.
+func (m *Manager) connect(ctx context.Context, c *confirmation) error {
+	for _, dsn := range m.servers[len(c.conns):] {
+		cc, err := pgx.ParseConfig(dsn)
+		if err != nil {
+			return ErrConfig
+		}
+		d := &dialer{gate: m.gate, term: c.term}
+		cc.DialFunc = d.dial
+		cc.ConnectTimeout = callTimeout
+		cc.DefaultQueryExecMode = pgx.QueryExecModeExec
+		cc.RuntimeParams["application_name"] = leaseName(m.ledger.cluster, m.gate.h.host, c.term.epoch, "confirm", false)
+		pc, err := pgx.ConnectConfig(ctx, cc)
+		if err != nil {
+			return fmt.Errorf("connect to confirm connections: %w", err)
+		}
+		c.conns = append(c.conns, pc)
+		if err := admit(pc); err != nil {
+			return err
+		}
+		if err := m.learn(ctx, pc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learn makes the server end this session should we freeze, and asks how long a log-in may take.
+func (m *Manager) learn(ctx context.Context, pc *pgx.Conn) error {
+	var version, login int
+	err := pc.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, setting::int FROM pg_settings WHERE name = 'authentication_timeout'`).Scan(&version, &login)
+	if err != nil {
+		return fmt.Errorf("ask for authentication_timeout: %w", err)
+	}
+	if version >= 140000 {
+		if _, err := pc.Exec(ctx, "SET idle_session_timeout = '15s'"); err != nil {
+			return fmt.Errorf("bound the session: %w", err)
+		}
+	}
+	m.gate.mu.Lock()
+	m.witness.login = time.Duration(login) * time.Second
+	m.gate.mu.Unlock()
+	return nil
+}
+
+// see adds the cluster's backends. Every user may see the application_name of its own sessions.
+func (m *Manager) see(ctx context.Context, pc *pgx.Conn, visible map[string]backends) error {
+	rows, err := pc.Query(ctx, `SELECT application_name FROM pg_stat_activity WHERE left(application_name, length($1)) = $1 LIMIT 100000`, clusterPrefix(m.ledger.cluster))
+	if err != nil {
+		return fmt.Errorf("ask for connections: %w", err)
+	}
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
+		if host, epoch, _, ok := parseName(m.ledger.cluster, name); ok {
+			b := visible[epoch]
+			visible[epoch] = backends{host: host, count: b.count + 1}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("ask for connections: %w", err)
+	}
+	return nil
+}
+
+// terminate ends the connections of an ended epoch: of those alone whose name says our cluster, that host and that epoch.
+func (m *Manager) terminate(ctx context.Context, c *confirmation, host, epoch string) error {
+	name := clusterPrefix(m.ledger.cluster) + host + "/" + epoch + "/"
+	for _, pc := range c.conns {
+		rows, err := pc.Query(ctx, `SELECT pid, application_name FROM pg_stat_activity
+			WHERE left(application_name, length($1)) = $1 AND pid <> pg_backend_pid() AND pg_terminate_backend(pid)`, name)
+		if err != nil {
+			return fmt.Errorf("end connections of an ended lease: %w", err)
+		}
+		var pid int
+		var full string
+		var list []Ended
+		_, err = pgx.ForEachRow(rows, []any{&pid, &full}, func() error {
+			_, _, role, _ := parseName(m.ledger.cluster, full)
+			list = append(list, Ended{Host: host, Epoch: epoch, Role: role, PID: pid, By: m.gate.h.host})
+			return nil
+		})
+		for _, e := range list {
+			m.journal(ctx, e)
+		}
+		if err != nil {
+			return fmt.Errorf("end connections of an ended lease: %w", err)
+		}
+	}
+	return nil
+}
+
+// journal tells everybody who may want to know.
+func (m *Manager) journal(ctx context.Context, e Ended) {
+	m.cfg.Observer.BackendEnded(e)
+	m.log.WarnContext(ctx, "ended a database connection of an ended lease", slog.String("host", e.Host), slog.String("epoch", e.Epoch),
+		slog.String("role", e.Role), slog.Int("pid", e.PID))
+	err := m.cfg.Redis.XAdd(ctx, &redis.XAddArgs{
+		Stream: m.ledger.journal, MaxLen: journalLength, Approx: true,
+		Values: []string{"host", e.Host, "epoch", e.Epoch, "role", e.Role, "pid", strconv.Itoa(e.PID), "by", e.By},
+	}).Err()
+	if err != nil {
+		m.failed(ctx, "redis", err)
+	}
+}
+
+// Journal reads the last connections that were ended, newest first, at most n.
+func (l *Ledger) Journal(ctx context.Context, n int) ([]Ended, error) {
+	list, err := l.client.XRevRangeN(ctx, l.journal, "+", "-", int64(n)).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read the journal of ended connections: %w", err)
+	}
+	ended := make([]Ended, 0, len(list))
+	for _, x := range list {
+		text := func(name string) string { s, _ := x.Values[name].(string); return s }
+		ended = append(ended, Ended{Host: text("host"), Epoch: text("epoch"), Role: text("role"), PID: integer(text("pid")), By: text("by")})
+	}
+	return ended, nil
+}

@@ -1,0 +1,239 @@
+package dbpool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/queueville/queueville/dbpool"
+	"github.com/queueville/queueville/internal/redistest"
+	"github.com/queueville/queueville/internal/throwaway"
+)
+
+// rig is a cluster of its own: PostgreSQL whose log-ins time out soon, a Redis database, a budget.
+type rig struct {
+	pg      *throwaway.PostgresServer
+	redis   *redis.Client
+	ledger  *dbpool.Ledger
+	cluster string
+	ttl     time.Duration
+}
+
+const testTTL = 3 * time.Second
+
+func newRig(t *testing.T, connections, least int) *rig {
+	t.Helper()
+	_, _, client := redistest.DB(t)
+	return newRigOn(t, client, connections, least)
+}
+
+func newRigOn(t *testing.T, client *redis.Client, connections, least int) *rig {
+	t.Helper()
+	pg, err := throwaway.Postgres(t.Context(), throwaway.PostgresConfig{
+		MaxConnections: connections + 10, Settings: map[string]string{"authentication_timeout": "2s"},
+	})
+	redistest.Need(t, err)
+	t.Cleanup(func() { _ = pg.Stop() })
+	r := &rig{pg: pg, redis: client, cluster: "test", ttl: testTTL}
+	r.ledger = dbpool.NewLedger(client, "", r.cluster)
+	r.setBudget(t, connections, least)
+	return r
+}
+
+func (r *rig) setBudget(t *testing.T, connections, least int) {
+	t.Helper()
+	if _, err := r.ledger.SetBudget(t.Context(), dbpool.Budget{Connections: connections, MinPerHost: least, SetBy: "test"}, dbpool.SetOptions{NewCluster: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// events records what a Manager's observer was told.
+type events struct {
+	mu    sync.Mutex
+	lost  []string
+	ended []dbpool.Ended
+}
+
+func (*events) Leased(int, int)      {}
+func (*events) Failed(string, error) {}
+func (e *events) LeaseLost(reason string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lost = append(e.lost, reason)
+}
+
+func (e *events) BackendEnded(x dbpool.Ended) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ended = append(e.ended, x)
+}
+
+type host struct {
+	*dbpool.Manager
+	events *events
+	stop   func()
+}
+
+func (r *rig) host(t testing.TB, name string, change func(*dbpool.ManagerConfig)) *host {
+	t.Helper()
+	cfg := dbpool.ManagerConfig{Redis: r.redis, Cluster: r.cluster, Host: name, DSN: r.pg.DSN(), TTL: r.ttl}
+	h := &host{events: &events{}}
+	cfg.Observer = h.events
+	cfg.Log = slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With(slog.String("host", name))
+	if change != nil {
+		change(&cfg)
+	}
+	m, err := dbpool.NewManager(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Manager = m
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := m.Run(ctx); err != nil {
+			t.Logf("%s: %v", name, err)
+		}
+	})
+	h.stop = func() { cancel(); running.Wait() }
+	t.Cleanup(h.stop)
+	return h
+}
+
+type logTo struct{ testing.TB }
+
+func (l logTo) Write(b []byte) (int, error) {
+	l.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// load keeps n goroutines busy with the pool and counts errors.
+type load struct {
+	failed, done atomic.Int64
+	last         atomic.Pointer[error]
+	stop         func()
+}
+
+func busy(t testing.TB, p *dbpool.Pool, n int, sql string) *load {
+	t.Helper()
+	l := &load{}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				qctx, done := context.WithTimeout(ctx, 60*time.Second)
+				_, err := p.Exec(qctx, sql)
+				done()
+				switch {
+				case err == nil:
+					l.done.Add(1)
+				case ctx.Err() == nil && !errors.Is(err, dbpool.ErrManagerClosed):
+					l.failed.Add(1)
+					l.last.Store(&err)
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+		})
+	}
+	l.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(l.stop)
+	return l
+}
+
+// watcher samples how many backends the cluster has, over a connection of its own.
+type watcher struct {
+	highest atomic.Int64
+	now     atomic.Int64
+	stop    func()
+}
+
+func (r *rig) watch(t testing.TB) *watcher {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), r.pg.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watcher{}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a test
+		for ctx.Err() == nil {
+			var n int64
+			if err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'queueville/%'`).Scan(&n); err != nil {
+				continue
+			}
+			w.now.Store(n)
+			w.highest.Store(max(w.highest.Load(), n))
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	w.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *watcher) check(t testing.TB, budget int64) {
+	t.Helper()
+	if n := w.highest.Load(); n > budget {
+		t.Errorf("%d backends with a budget of %d", n, budget)
+	}
+}
+
+func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for !ok() {
+		if time.Since(start) > limit {
+			t.Fatalf("not after %v: %s", limit, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+func (h *host) pool(t testing.TB, role string, limit int) *dbpool.Pool {
+	t.Helper()
+	p, err := h.Pool(t.Context(), dbpool.Config{Role: role, MaxConns: limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestTwoHostsShareTheBudget(t *testing.T) {
+	r := newRig(t, 22, 2)
+	w := r.watch(t)
+	a, b := r.host(t, "a", nil), r.host(t, "b", nil)
+	pa, pb := a.pool(t, "worker", 0), b.pool(t, "worker", 0)
+	la := busy(t, pa, 40, "SELECT pg_sleep(0.02)")
+	eventually(t, 10*time.Second, "a has all but b's minimum", func() bool { return a.Limit() == 18 && w.now.Load() >= 18 })
+	lb := busy(t, pb, 40, "SELECT pg_sleep(0.02)")
+	took := eventually(t, 5*time.Second, "half each", func() bool { return a.Limit() == 10 && b.Limit() == 10 })
+	t.Logf("half of the budget moved in %v", took)
+	la.stop()
+	eventually(t, 20*time.Second, "what a does not use goes to b", func() bool { return a.Limit() == 2 && b.Limit() == 18 })
+	lb.stop()
+	w.check(t, 22)
+	for name, l := range map[string]*load{"a": la, "b": lb} {
+		if l.failed.Load() > 0 {
+			t.Errorf("%s: %d queries failed, last with %v", name, l.failed.Load(), *l.last.Load())
+		}
+	}
+	b.stop()
+	s, err := r.ledger.Snapshot(t.Context())
+	if err != nil || s.Leased != 2 || s.Doubtful != 0 || len(s.Leases) != 1 {
+		t.Errorf("after b has gone: %+v, %v", s, err)
+	}
+	_ = fmt.Sprint
+}
