@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/queueville/queueville/loadtest/fediverse"
+	"github.com/queueville/queueville/queues"
 )
 
 const (
@@ -228,14 +229,12 @@ func (t *tracker) inFlight(ctx context.Context) ([]string, error) {
 	var payloads []string
 	keys := t.site.client.Scan(ctx, 0, "queueville:inflight:*", scanChunk).Iterator()
 	for keys.Next(ctx) {
-		fields, err := t.site.client.HGetAll(ctx, keys.Val()).Result()
+		jobs, err := queues.NewStore(t.site.client, "").InFlight(ctx, strings.TrimPrefix(keys.Val(), "queueville:inflight:"))
 		if err != nil {
-			return nil, fmt.Errorf("read jobs in flight: %w", err)
+			return nil, err
 		}
-		for field, payload := range fields {
-			if field != "#" { // the sequence counter
-				payloads = append(payloads, payload)
-			}
+		for _, j := range jobs {
+			payloads = append(payloads, j.Payload)
 		}
 	}
 	if err := keys.Err(); err != nil {

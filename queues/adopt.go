@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // HolderState is a registration as others see it.
@@ -109,36 +111,44 @@ const giveBackChunk = 200
 // giveBack moves all in-flight jobs of a holder back, provided that its lease is in the given state ("own", "gone";
 // ErrLeaseLost if not), and ends the holder.
 func (s *Store) giveBack(ctx context.Context, holder, state string) (int, error) {
-	lease, inflight := s.keys.lease(holder), s.keys.inflightOf(holder)
-	total := 0
+	lease, inflight, batchesKey := s.keys.lease(holder), s.keys.inflightOf(holder), s.keys.batchesOf(holder)
+	lists := batchesKey + ":"
+	total, missing := 0, 0
 	for {
-		names, err := s.client.HKeys(ctx, inflight).Result()
+		refs, batches, err := s.heldRefs(ctx, holder)
 		if err != nil {
 			return total, err
 		}
-		refs := make([]Ref, 0, len(names))
-		for _, f := range names {
-			if ref, ok := parseField(f); ok {
-				refs = append(refs, ref)
-			}
-		}
-		slices.SortFunc(refs, func(a, b Ref) int { return compareSeq(b, a) })
+		slices.Reverse(refs)
 		for part := range slices.Chunk(refs, giveBackChunk) {
-			args := append(givebackScript.begin(make([]any, 0, 8+2*len(part)), 3),
-				lease, inflight, s.keys.queues, state, s.keys.queuePrefix)
+			args := append(givebackScript.begin(make([]any, 0, 9+4*len(part)), 3),
+				lease, inflight, s.keys.queues, state, s.keys.queuePrefix, lists)
 			for _, r := range part {
-				args = append(args, appendField(nil, r), r.Queue)
+				list, place := "", int64(0)
+				if b := batchOf(batches, r); b != nil {
+					list, place = b.list, b.place(r)
+				}
+				args = append(args, appendField(nil, r), r.Queue, list, place)
 			}
-			n, err := s.runInt(ctx, &givebackScript, args)
+			var reply *redis.IntSliceCmd
+			err := givebackScript.run(ctx, s.client, args, func(a []any) redis.Cmder {
+				reply = redis.NewIntSliceCmd(ctx, a...)
+				return reply
+			})
 			if err != nil {
 				return total, err
 			}
-			if n < 0 {
+			got := reply.Val()
+			if len(got) != 2 {
+				return total, errReply
+			}
+			if got[0] < 0 {
 				return total, ErrLeaseLost
 			}
-			total += int(n)
+			total += int(got[0])
+			missing += int(got[1])
 		}
-		args := append(forgetScript.begin(make([]any, 0, 8), 3), lease, inflight, s.keys.workers, state, holder)
+		args := append(forgetScript.begin(make([]any, 0, 10), 4), lease, inflight, batchesKey, s.keys.workers, state, holder, lists)
 		n, err := s.runInt(ctx, &forgetScript, args)
 		if err != nil {
 			return total, err
@@ -148,6 +158,9 @@ func (s *Store) giveBack(ctx context.Context, holder, state string) (int, error)
 		}
 		if n > 0 || len(refs) == 0 {
 			// With no jobs left that we can name, what is in the hash is not ours: it stays.
+			if missing > 0 {
+				return total, fmt.Errorf("%d jobs are lost: somebody has deleted %s*", missing, lists)
+			}
 			return total, nil
 		}
 		// Something was fetched between the list and the end (only a session's own Close): once more.

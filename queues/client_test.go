@@ -43,6 +43,9 @@ func (s *spy) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return nex
 func (s *spy) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		for _, c := range cmds {
+			if c.Name() == "select" { // a new connection
+				continue
+			}
 			s.sent = append(s.sent, fmt.Sprintf("%v %v %d", c.Args()[0], c.Args()[1], len(c.Args())-2))
 		}
 		return next(ctx, cmds)

@@ -1,10 +1,12 @@
 package queues
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -72,16 +74,16 @@ func (s *Session) complete(ctx context.Context, list []Completion, held []bool) 
 			return err
 		}
 	}
-	b := batch{list: list, order: make([]int32, 0, len(list))}
+	b := call{list: list, of: s.open.of(list), order: make([]int32, 0, len(list))}
 	careful := "0"
 	if !s.claims.take(list) {
 		careful = "1"
 	}
 	st := s.store
 	oldest := strconv.FormatInt(time.Now().Add(-st.DeadTimeout).Unix(), 10)
-	args := append(completeScript.begin(make([]any, 0, 14+5*len(list)), 6),
-		&s.lease, &s.inflight, &st.keys.retry, &st.keys.schedule, &st.keys.dead, &st.keys.queues,
-		0, careful, oldest, st.DeadMax, &st.keys.queuePrefix)
+	args := append(completeScript.begin(make([]any, 0, 24+6*len(list)), 7),
+		&s.lease, &s.inflight, &s.batches, &st.keys.retry, &st.keys.schedule, &st.keys.dead, &st.keys.queues,
+		0, careful, oldest, st.DeadMax, &st.keys.queuePrefix, &s.lists)
 	args = b.append(args)
 	var reply *redis.IntSliceCmd
 	err := completeScript.run(ctx, st.client, args, func(a []any) redis.Cmder {
@@ -112,50 +114,66 @@ func (s *Session) complete(ctx context.Context, list []Completion, held []bool) 
 			held[b.order[k]] = false
 		}
 	}
+	s.open.leave(b.of, held)
 	return nil
 }
 
-// batch lays a list out for the script.
-type batch struct {
+// call lays a list out for the script.
+type call struct {
 	list  []Completion
-	order []int32 // index in list of each outcome as the script sees it: acks first
+	of    []*batch // of each outcome; nil for none
+	order []int32  // index in list of each outcome as the script sees it: acks first, batch by batch
 	acks  int
 	names []string
 }
 
-const ackCountArg = 9 // place of ARGV[1] in the argument list: after the command, the hash, the number of keys and 6 keys
+const groupCountArg = 10 // place of ARGV[1] in the argument list: after the command, the hash, the number of keys and 7 keys
 
-func (b *batch) append(args []any) []any {
+func (b *call) append(args []any) []any {
 	size := 0
 	for i := range b.list {
 		size += 21 + len(b.list[i].Ref.Queue)
+		if b.list[i].Op == OpAck {
+			b.order = append(b.order, int32(i))
+		}
+	}
+	b.acks = len(b.order)
+	for i := range b.list {
+		if b.list[i].Op != OpAck {
+			b.order = append(b.order, int32(i))
+		}
+	}
+	byBatch := func(x, y int32) int { return cmp.Compare(b.first(x), b.first(y)) }
+	if !slices.IsSortedFunc(b.order[:b.acks], byBatch) {
+		slices.SortStableFunc(b.order[:b.acks], byBatch)
 	}
 	text := make([]byte, 0, size)
 	ends := make([]int, 0, len(b.list))
-	others := 0
-	for pass := range 2 {
-		for i := range b.list {
-			if c := &b.list[i]; (c.Op == OpAck) == (pass == 0) {
-				text = appendField(text, c.Ref)
-				ends = append(ends, len(text))
-				b.order = append(b.order, int32(i))
-				others += pass
-			}
-		}
+	for _, i := range b.order {
+		text = appendField(text, b.list[i].Ref)
+		ends = append(ends, len(text))
 	}
-	b.acks = len(b.list) - others
-	args[ackCountArg] = b.acks
 	all, from := string(text), 0
 	b.names = make([]string, len(ends))
 	for k, end := range ends {
 		b.names[k] = all[from:end]
 		from = end
 	}
-	for k := range b.acks {
-		args = append(args, &b.names[k])
+	groups := 0
+	for k := 0; k < b.acks; {
+		n := k + 1
+		for n < b.acks && b.of[b.order[n]] == b.of[b.order[k]] {
+			n++
+		}
+		args = append(args, b.batchName(b.order[k]), n-k)
+		for ; k < n; k++ {
+			args = append(args, &b.names[k])
+		}
+		groups++
 	}
+	args[groupCountArg] = groups
 	var scores map[float64]struct{}
-	if others > 1 {
+	if others := len(b.list) - b.acks; others > 1 {
 		scores = make(map[float64]struct{}, others)
 	}
 	for k := b.acks; k < len(b.order); k++ {
@@ -167,9 +185,24 @@ func (b *batch) append(args []any) []any {
 		if c.Op == OpRequeue {
 			queue = &c.Ref.Queue
 		}
-		args = append(args, string(rune(c.Op)), &b.names[k], payload, score(distinct(c.At, scores)), queue)
+		args = append(args, string(rune(c.Op)), &b.names[k], payload, score(distinct(c.At, scores)), queue, b.batchName(b.order[k]))
 	}
 	return args
+}
+
+// first is the first number of the batch of an outcome, 0 for none.
+func (b *call) first(i int32) uint64 {
+	if b.of[i] == nil {
+		return 0
+	}
+	return b.of[i].first
+}
+
+func (b *call) batchName(i int32) string {
+	if b.of[i] == nil {
+		return ""
+	}
+	return b.of[i].name()
 }
 
 var empty string

@@ -63,6 +63,7 @@ type keys struct {
 	retry, schedule, dead          string
 	processes                      string
 	workers, leasePrefix, inflight string
+	batches                        string
 	epoch, generation, workerState string
 }
 
@@ -82,6 +83,7 @@ func newKeys(namespace string) keys {
 	k.workers = k.own + "workers"
 	k.leasePrefix = k.own + "lease:"
 	k.inflight = k.own + "inflight:"
+	k.batches = k.own + "batches:"
 	k.epoch = k.own + "epoch"
 	k.generation = k.own + "generation"
 	k.workerState = k.own + "worker:"
@@ -92,6 +94,7 @@ func (k *keys) sidekiq(name string) string       { return k.prefix + name }
 func (k *keys) queue(name string) string         { return k.queuePrefix + name }
 func (k *keys) lease(holder string) string       { return k.leasePrefix + holder }
 func (k *keys) inflightOf(holder string) string  { return k.inflight + holder }
+func (k *keys) batchesOf(holder string) string   { return k.batches + holder }
 func (k *keys) workerOf(identity string) string  { return k.workerState + identity }
 func (k *keys) process(identity string) string   { return k.prefix + identity }
 func (k *keys) work(identity string) string      { return k.prefix + identity + ":work" }

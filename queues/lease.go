@@ -7,9 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -40,7 +40,11 @@ type Session struct {
 	json       string
 
 	lease, inflight string
+	batches         string // hash of batches
+	lists           string // prefix of their lists
 	claims          claims
+	open            openBatches
+	calls           atomic.Uint64 // of Fetch: names its batches
 }
 
 // Register takes a new epoch and writes lease (ttl), in-flight hash and registration in one script. restore, if not
@@ -83,6 +87,8 @@ func (s *Store) Register(ctx context.Context, h Holder, ttl time.Duration, resto
 		json: strings.Replace(registration, "%E", got[0], 1),
 	}
 	session.lease, session.inflight = s.keys.lease(session.name), s.keys.inflightOf(session.name)
+	session.batches = s.keys.batchesOf(session.name)
+	session.lists = session.batches + ":"
 	restored := make([]Fetched, len(restore))
 	for i, f := range restore {
 		f.Ref.Seq = uint64(i + 1)
@@ -177,43 +183,22 @@ func parseField(field string) (Ref, bool) {
 // Unknown returns in-flight jobs whose Seq known denies, in the order they were fetched: those whose fetch reply was
 // lost. Fetches that are under way at the same time may be among them, so the caller must not fetch meanwhile.
 func (s *Session) Unknown(ctx context.Context, known func(seq uint64) bool) ([]Fetched, error) {
-	pipe := s.store.client.Pipeline()
-	alive := pipe.Exists(ctx, s.lease, s.inflight)
-	names := pipe.HKeys(ctx, s.inflight)
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, fmt.Errorf("list jobs in flight of %s: %w", s.name, err)
+	alive, err := s.store.client.Exists(ctx, s.lease, s.inflight).Result()
+	if err != nil {
+		return nil, fmt.Errorf("look at lease of %s: %w", s.name, err)
 	}
-	if alive.Val() < 2 {
+	if alive < 2 {
 		return nil, ErrLeaseLost
 	}
-	var found []Fetched
-	for _, f := range names.Val() {
-		if ref, ok := parseField(f); ok && !known(ref.Seq) {
-			found = append(found, Fetched{Ref: ref})
-		}
+	jobs, batches, err := s.store.held(ctx, s.name, func(r Ref) bool { return !known(r.Seq) })
+	if err != nil {
+		return nil, fmt.Errorf("list jobs in flight of %s: %w", s.name, err)
 	}
-	slices.SortFunc(found, func(a, b Fetched) int { return compareSeq(a.Ref, b.Ref) })
-	const chunk = 200
-	kept := found[:0]
-	for part := range slices.Chunk(found, chunk) {
-		fields := make([]string, len(part))
-		for i, f := range part {
-			fields[i] = string(appendField(nil, f.Ref))
-		}
-		values, err := s.store.client.HMGet(ctx, s.inflight, fields...).Result()
-		if err != nil {
-			return nil, fmt.Errorf("read jobs in flight of %s: %w", s.name, err)
-		}
-		for i, v := range values {
-			if payload, ok := v.(string); ok {
-				kept = append(kept, Fetched{Ref: part[i].Ref, Payload: payload})
-			}
-		}
+	s.open.merge(batches)
+	if len(jobs) > 0 {
+		s.claims.grow(jobs[len(jobs)-1].Ref.Seq)
 	}
-	if len(kept) > 0 {
-		s.claims.grow(kept[len(kept)-1].Ref.Seq)
-	}
-	return kept, nil
+	return jobs, nil
 }
 
 func compareSeq(a, b Ref) int {

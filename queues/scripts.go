@@ -24,6 +24,9 @@ var sharedLua string
 //go:embed lua/complete.lua
 var completeLua string
 
+//go:embed lua/unbatch.lua
+var unbatchLua string
+
 //go:embed lua/giveback.lua
 var givebackLua string
 
@@ -40,6 +43,7 @@ var (
 	fetchScript    = newScript(fetchLua)
 	sharedScript   = newScript(sharedLua)
 	completeScript = newScript(completeLua)
+	unbatchScript  = newScript(unbatchLua)
 	givebackScript = newScript(givebackLua)
 	forgetScript   = newScript(forgetLua)
 	dueScript      = newScript(dueLua)
@@ -57,12 +61,16 @@ func (s *script) begin(args []any, keys int) []any { return append(args, "EVALSH
 
 // run sends the command that was made from begin's list; again with the source when Redis does not know the script (it
 // has not run then). fresh makes a command of the type that reads the reply.
-func (s *script) run(ctx context.Context, client redis.UniversalClient, args []any, cmd func([]any) redis.Cmder) error {
-	c := cmd(args)
-	err := client.Process(ctx, c)
+func (s *script) run(ctx context.Context, client redis.UniversalClient, args []any, fresh func([]any) redis.Cmder) error {
+	return s.with(args, func(args []any) error { return client.Process(ctx, fresh(args)) })
+}
+
+// with is run with a way to send of the caller's own.
+func (s *script) with(args []any, send func(args []any) error) error {
+	err := send(args)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		args[0], args[1] = "EVAL", s.source
-		err = client.Process(ctx, cmd(args))
+		err = send(args)
 	}
 	return err
 }

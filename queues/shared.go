@@ -48,7 +48,7 @@ func (s *Session) FetchShared(ctx context.Context, l Look) (jobs []Fetched, look
 	if err != nil {
 		return nil, 0, fmt.Errorf("fetch from shared queues: %w", err)
 	}
-	if jobs, looked, err = s.taken(reply, l.Queues, true); err != nil {
+	if jobs, looked, err = s.taken(reply, l.Queues); err != nil {
 		return nil, 0, fmt.Errorf("fetch from shared queues: %w", err)
 	}
 	return jobs, looked, nil

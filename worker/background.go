@@ -188,6 +188,25 @@ func (w *Worker) sweep(ctx context.Context) error {
 	}
 }
 
+// A batch that is not done after batchAge is dissolved, at most so many at a time.
+const (
+	batchAge  = 2 * time.Second
+	oldAtOnce = 64
+)
+
+// unbatch dissolves old batches until ctx ends.
+func (w *Worker) unbatch(ctx context.Context) error {
+	for sleep(ctx, batchAge/2) {
+		callCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
+		err := w.keeper.current().Unbatch(callCtx, time.Now().Add(-batchAge), oldAtOnce)
+		cancel()
+		if err != nil && ctx.Err() == nil && !errors.Is(err, queues.ErrLeaseLost) { // that is the keeper's to find out
+			w.observer.RedisError("unbatch")
+		}
+	}
+	return nil
+}
+
 // adopt looks for holders whose lease has ended and gives their jobs back, until ctx ends.
 func (w *Worker) adopt(ctx context.Context) error {
 	for sleep(ctx, w.cfg.AdoptEvery/2+rand.N(w.cfg.AdoptEvery)) {

@@ -8,7 +8,7 @@ import (
 
 // item is one job in this process's hands, from the fetch until Redis has its outcome.
 type item struct {
-	payload string      // the bytes as fetched; all else about the job is read after it is on the books
+	payload string // the bytes as fetched; all else about the job is read after it is on the books
 	job     queues.Job
 	handler Handler   // nil for a foreign class
 	broken  error     // the payload is no job, or (with a handler) its arguments can never be run

@@ -15,14 +15,30 @@ import (
 // are on their queue again, and the counter of sequence numbers is where it was before.
 var rewind = redis.NewScript(`
 local last = tonumber(redis.call('HGET', KEYS[1], '#'))
+local batches = redis.call('HKEYS', KEYS[3])
+local function batched(seq)
+  for _, name in ipairs(batches) do
+    local first, size, list = string.match(name, '^(%d+):(%d+):(%S+)')
+    if seq >= first + 0 and seq < first + size then
+      return redis.call('LINDEX', KEYS[3] .. ':' .. list, first - seq - 1)
+    end
+  end
+end
 for seq = last, last - ARGV[1] + 1, -1 do
   local job = redis.call('HGET', KEYS[1], seq .. ' push')
+  if job == '' then
+    job = batched(seq)
+  end
   if job then
     redis.call('RPUSH', KEYS[2], job)
     redis.call('HDEL', KEYS[1], seq .. ' push')
   end
 end
 redis.call('HINCRBY', KEYS[1], '#', -ARGV[1])
+for _, name in ipairs(batches) do -- all of their jobs are among the last n
+  redis.call('DEL', KEYS[3] .. ':' .. string.match(name, ':(%d+%.%d+) '))
+end
+redis.call('DEL', KEYS[3])
 return 1`)
 
 func TestFailoverToAReplicaThatWasBehind(t *testing.T) {
@@ -39,7 +55,8 @@ func TestFailoverToAReplicaThatWasBehind(t *testing.T) {
 	w := r.start(f, func(c *Config) { c.LeaseTTL, c.RenewEvery = 30*time.Second, time.Second })
 	r.eventually("16 run and the rest waits", func() bool { l := w.Load(); return l.Running == 16 && l.InHand == jobs })
 	// All but five of the fetches are gone: eleven of those that run, and all that wait.
-	require.NoError(t, rewind.Run(r.ctx(), r.client, []string{"queueville:inflight:" + w.keeper.current().Name(), "queue:push"}, behind).Err())
+	holder := w.keeper.current().Name()
+	require.NoError(t, rewind.Run(r.ctx(), r.client, []string{"queueville:inflight:" + holder, "queue:push", "queueville:batches:" + holder}, behind).Err())
 	r.eventually("fetched again under numbers that were given before", func() bool { return r.inFlight() == jobs && len(r.queue("push")) == 0 })
 	r.eventually("noticed", func() bool { return f.errors("rewound") > 0 })
 	close(release)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -137,10 +136,12 @@ func (r *rig) inFlightJobs() map[string][]string {
 	names, err := r.client.Keys(r.ctx(), "queueville:inflight:*").Result()
 	require.NoError(r.t, err)
 	for _, key := range names {
-		all, err := r.client.HGetAll(r.ctx(), key).Result()
+		holder := strings.TrimPrefix(key, "queueville:inflight:")
+		jobs, err := r.store.InFlight(r.ctx(), holder)
 		require.NoError(r.t, err)
-		delete(all, "#")
-		out[strings.TrimPrefix(key, "queueville:inflight:")] = slices.Collect(maps.Values(all))
+		for _, j := range jobs {
+			out[holder] = append(out[holder], j.Payload)
+		}
 	}
 	return out
 }

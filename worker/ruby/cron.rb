@@ -33,7 +33,8 @@ module Queueville
       private
 
       def check(watch, name, due, last, now)
-        return if due.nil? || now - due > OLDEST || now - due < YOUNGEST || pushed?(name, due) || !enabled?(name)
+        return if due.nil? || now - due > OLDEST || now - due < YOUNGEST || entry(name).nil?
+        return if pushed?(name, due) || !enabled?(name)
 
         interval = last && due > last ? due - last : 0
         made_up = interval > LONG && push(name, due)
@@ -44,6 +45,12 @@ module Queueville
         Sidekiq.redis { |c| c.zcount("sidekiq-scheduler:pushed:#{name}", due.to_i, "+inf") }.to_i.positive?
       end
 
+      # What the schedule says of an entry; nil if it is no longer in it.
+      def entry(name)
+        schedule = Sidekiq.schedule if Sidekiq.respond_to?(:schedule)
+        schedule && (schedule[name] || schedule[name.to_sym])
+      end
+
       def enabled?(name)
         text = Sidekiq.redis { |c| c.hget("sidekiq-scheduler:states", name) }
         text.nil? || JSON.parse(text)["enabled"] != false
@@ -52,10 +59,9 @@ module Queueville
       # The scheduler's own way of a tick: it registers the time, so that nobody else pushes it, and pushes the job.
       def push(name, due)
         scheduler = scheduler_instance
-        entry = Sidekiq.respond_to?(:schedule) && Sidekiq.schedule && Sidekiq.schedule[name]
-        return false unless scheduler && entry
+        return false unless scheduler
 
-        scheduler.idempotent_job_enqueue(name, due, entry)
+        scheduler.idempotent_job_enqueue(name, due, entry(name))
         true
       rescue StandardError => e
         warn "queueville: cron: cannot make up #{name}: #{e.message}"
