@@ -68,9 +68,10 @@ Nothing is changed. queueville budget set stores a budget for the cluster.`,
 	}
 	f := cmd.PersistentFlags()
 	opts.BindConnection(f)
-	f.StringArrayVar(&opts.units, "units", nil, "`[HOST=]DIR` with systemd units (repeat; default: this host's own)")
-	f.StringArrayVar(&opts.also, "also", nil, "what another `\"HOST: web NxM, …\"` runs (repeat)")
+	f.StringArrayVar(&opts.units, "units", nil, "systemd units: `[HOST=]DIR` (repeat; default: this host's own)")
+	f.StringArrayVar(&opts.also, "also", nil, "what another host runs, as in the examples: `TEXT` (repeat)")
 	f.IntVar(&opts.headRoom, "head-room", opts.headRoom, "connections to keep free (default: 5 %, at least 5)")
+	f.Lookup("head-room").DefValue = "0" // not shown
 	f.StringVar(&opts.cluster, "cluster", "", "`NAME` of the workers that share the budget (default: LOCAL_DOMAIN)")
 	f.BoolVar(&opts.asJSON, "json", false, "as one JSON object")
 	cmd.AddCommand(newBudgetSet(io, opts))
@@ -153,45 +154,47 @@ func readBudget(ctx context.Context, io stdio, opts *budgetOptions) (*budgetStat
 	cfg := budgetsum.Config{
 		Mastodon: opts.Mastodon, Environ: io.environ, Host: cmp.Or(host, "localhost"), Units: opts.units, Also: opts.also, HeadRoom: opts.headRoom,
 	}
-	ctx, cancel := context.WithTimeout(ctx, budgetTimeout)
+	redisCtx, cancel := context.WithTimeout(ctx, budgetTimeout/2)
 	defer cancel()
-	if err := st.readRedis(ctx, conn, &cfg); err != nil {
-		st.silent = err
-	}
-	if err := st.collect(ctx, conn, &cfg); err != nil {
+	stored, ledger, err := st.readRedis(redisCtx, conn, &cfg)
+	st.silent = err
+	dbCtx, cancelDB := context.WithTimeout(ctx, budgetTimeout)
+	defer cancelDB()
+	if st.input, err = collectBudget(dbCtx, conn, &cfg); err == nil {
+		st.input.Stored, st.input.Ledger = stored, ledger
+	} else {
 		_ = client.Close()
 		return nil, err
 	}
 	return st, nil
 }
 
-func (st *budgetState) collect(ctx context.Context, conn *sidecar.Connection, cfg *budgetsum.Config) error {
-	stored, ledger := (*budgetsum.Stored)(nil), (*budgetsum.Ledger)(nil)
-	if st.silent == nil {
-		stored, ledger, st.silent = budgetsum.ReadLedger(ctx, st.ledger)
-	}
+// collectBudget asks PostgreSQL, reads the units, and says what to do about an error.
+func collectBudget(ctx context.Context, conn *sidecar.Connection, cfg *budgetsum.Config) (*budgetsum.Input, error) {
 	in, err := cfg.Collect(ctx, conn.Config)
 	if bad, ok := errors.AsType[*budgetsum.ArgumentError](err); ok {
-		return &exitError{code: exitUsage, err: bad, hint: "queueville budget --help"}
+		return nil, &exitError{code: exitUsage, err: bad, hint: "queueville budget --help"}
 	}
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == tooManyConnections {
-		return unavailable(err, "every connection is taken; a superuser still gets in: DB_USER=postgres DB_PASS=… queueville budget …")
+		return nil, unavailable(err, "every connection is taken; a superuser still gets in: DB_USER=postgres DB_PASS=… queueville budget …")
 	}
 	if err != nil {
-		return unavailable(err, "is PostgreSQL up, and may this machine connect as Mastodon does?")
+		return nil, unavailable(err, "is PostgreSQL up, and may this machine connect as Mastodon does?")
 	}
-	in.Stored, in.Ledger = stored, ledger
-	st.input = in
-	return nil
+	return in, nil
 }
 
-func (st *budgetState) readRedis(ctx context.Context, conn *sidecar.Connection, cfg *budgetsum.Config) error {
+// readRedis reads what is stored and leased, and which Sidekiq processes run.
+func (st *budgetState) readRedis(ctx context.Context, conn *sidecar.Connection, cfg *budgetsum.Config) (*budgetsum.Stored, *budgetsum.Ledger, error) {
 	if err := mastodonenv.Errors(conn.Reachable(ctx)); err != nil {
-		return err
+		return nil, nil, err
 	}
 	running, err := budgetsum.ReadRunning(ctx, conn.Store)
+	if err != nil {
+		return nil, nil, err
+	}
 	cfg.Running = running
-	return err
+	return budgetsum.ReadLedger(ctx, st.ledger)
 }
 
 // openSettings reads Mastodon's configuration of Redis and PostgreSQL; nobody's default servers are asked.

@@ -45,6 +45,9 @@ func (s *Server) Available() int {
 	return max(0, s.MaxConnections-s.SuperuserReserved-s.Reserved)
 }
 
+// connectTimeout bounds one connection, also where the context would leave more.
+const connectTimeout = 5 * time.Second
+
 // connect opens one connection whose errors never hold the password. ctx bounds it.
 func connect(ctx context.Context, dsn, database, application string) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(dsn)
@@ -57,7 +60,7 @@ func connect(ctx context.Context, dsn, database, application string) (*pgx.Conn,
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing is kept on a server connection, which may be PgBouncer's
 	cfg.StatementCacheCapacity, cfg.DescriptionCacheCapacity = 0, 0
 	cfg.RuntimeParams["application_name"] = application
-	cfg.OnNotice = nil
+	cfg.ConnectTimeout = connectTimeout
 	return pgx.ConnectConfig(ctx, cfg)
 }
 
