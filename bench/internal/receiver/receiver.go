@@ -35,6 +35,8 @@ type Config struct {
 	TLS     bool              `json:"tls"`     // https
 	HTTP2   bool              `json:"http2"`   // offer HTTP/2 with TLS
 	Latency time.Duration     `json:"latency"` // before each answer
+	Gather  int               `json:"gather"`  // once Warm have been answered, let so many requests come together before Latency begins
+	Warm    int64             `json:"warm"`    // see Gather
 	Sample  int               `json:"sample"`  // verify one request in so many
 	Keys    map[string]string `json:"keys"`    // key id → public key, PEM
 	CAFile  string            `json:"ca_file"` // where the authority's certificate is written
@@ -66,6 +68,8 @@ const RubyAgent = "bench-ruby"
 type server struct {
 	cfg  Config
 	keys map[string]*rsa.PublicKey
+
+	wave wave
 
 	received, ruby, verified, bad, inFlight, peak, conns, opened atomic.Int64
 }
@@ -240,6 +244,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_, err = r.Body.Read(buffer[:])
 		}
 		buffers.Put(buffer)
+	}
+	if s.cfg.Gather > 0 && n >= s.cfg.Warm {
+		s.wave.join(r.Context(), s.cfg.Gather)
 	}
 	if s.cfg.Latency > 0 {
 		timer := time.NewTimer(s.cfg.Latency)
