@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +24,14 @@ import (
 	"github.com/queueville/queueville/internal/throwaway"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childEnv); spec != "" {
+		os.Exit(runChild(spec))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func notify(c chan<- os.Signal) { signal.Notify(c, syscall.SIGTERM) }
 
 func open(t *testing.T, cfg dbpool.Config) *dbpool.Pool {
 	t.Helper()

@@ -3,7 +3,6 @@ package dbpool_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -235,5 +234,4 @@ func TestTwoHostsShareTheBudget(t *testing.T) {
 	if err != nil || s.Leased != 2 || s.Doubtful != 0 || len(s.Leases) != 1 {
 		t.Errorf("after b has gone: %+v, %v", s, err)
 	}
-	_ = fmt.Sprint
 }

@@ -35,11 +35,11 @@ for i = 3, #ARGV, 5 do
       end
     end
   elseif what == 'seen' then
-    if not e then
+    if not e and n > 0 then
       did = 1
       store(epoch, { kind = 'w', state = 'E', call = 0, granted = n, reserved = 0, demand = 0, priority = 0, expires = 0, since = now,
         host = ARGV[i + 3], proc = '-' })
-    elseif e.state ~= 'L' and e.granted < n then
+    elseif e and e.state ~= 'L' and e.granted < n then
       did, e.granted = 1, n
       store(epoch, e)
     end
