@@ -38,12 +38,23 @@
 //
 // # The real gems
 //
-// The stand-ins write the same Redis keys as sidekiq-unique-jobs and sidekiq-scheduler. To run the tests against the gems themselves, install
-// those that go with the Sidekiq at hand (6.5: 7.1.x and 4.0.x or 5.0.x; 7.3: 8.0.x and 5.0.x; 8.x: 8.1.x and 6.0.x), let Ruby find them
-// (GEM_PATH), and set RUBYAPP_REAL_GEMS=1:
+// The stand-ins write the same Redis keys as sidekiq-unique-jobs and sidekiq-scheduler. To run tests against the gems themselves, install
+// those that go with the Sidekiq at hand (6.x: 7.1.x and 5.0.x; 7.3: 8.0.x and 5.0.x; 8.x: 8.1.x and 6.0.x; older schedulers read another place
+// of config/sidekiq.yml), let Ruby find them, and set RUBYAPP_REAL_GEMS=1:
 //
-//	gem install --install-dir /tmp/gems sidekiq-unique-jobs:7.1.33 sidekiq-scheduler:4.0.3
+//	gem install --install-dir /tmp/gems sidekiq-unique-jobs:7.1.33 sidekiq-scheduler:5.0.3
 //	GEM_PATH=/tmp/gems:$(ruby -e 'print Gem.path.join(":")') RUBYAPP_REAL_GEMS=1 go test ./internal/rubyapp ./worker/...
+//
+// RUBYLIB with the lib directories of checkouts does as well; this package's tests passed that way with those two on Sidekiq 6.4.1.
+//
+// # Another Ruby
+//
+// With RUBYAPP_CHROOT=TREE everything runs on the Ruby of a Debian tree, which needs the packages ruby-sidekiq, ruby-activerecord,
+// ruby-activejob and ruby-pg. The directories of tests must have the same absolute names in it as outside: tests get a TMPDIR inside of the
+// tree, and the tree a link to its root where it stands itself. Sidekiq from 7.3 needs /proc in it, or its heartbeat fails.
+//
+//	mkdir -p TREE$(dirname TREE) && ln -sfn / TREE/TREE && mount -t proc proc TREE/proc
+//	TMPDIR=TREE/tmp RUBYAPP_CHROOT=TREE go test ./internal/rubyapp
 //
 // The package starts processes, and for each a goroutine that waits for its end, which is before the end of the test.
 package rubyapp

@@ -23,6 +23,7 @@ var all = []string{"-q", "default", "-q", "push", "-q", "ingress", "-q", "mailer
 
 // TestEveryClassRunsOnce: a mix pushed without Ruby, and what only Ruby can push, under a stock Sidekiq started as the units do.
 func TestEveryClassRunsOnce(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	mix := a.NewMix(1, rubyapp.Share{Class: rubyapp.Processing, Parts: 4}, rubyapp.Share{Class: rubyapp.FeedInsert, Parts: 2},
 		rubyapp.Share{Class: rubyapp.PushUpdate, Parts: 2}, rubyapp.Share{Class: rubyapp.ThreadResolve, Parts: 2},
@@ -89,6 +90,7 @@ func TestEveryClassRunsOnce(t *testing.T) {
 
 // TestIngressWrites: the jobs do what their weights are made of, instead of leaving early.
 func TestIngressWrites(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	jids := a.PushMix(a.NewMix(3, rubyapp.Ingress()...), 40)
 	a.Sidekiq(nil, "-q", "ingress", "-c", "1")
@@ -113,6 +115,7 @@ func TestIngressWrites(t *testing.T) {
 }
 
 func TestFailures(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	jids := a.Push(
 		rubyapp.Job{Class: rubyapp.RefreshAccount, Args: []any{1}}, rubyapp.Job{Class: rubyapp.BulkImport, Args: []any{1}},
@@ -134,15 +137,16 @@ func TestFailures(t *testing.T) {
 
 // TestLockOfAFailingJob: up to 8.0 of the gem it is given back after every attempt, from 8.1 it is kept until success or death.
 func TestLockOfAFailingJob(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("RUBYAPP_REAL_GEMS") == "1" {
+		t.Skip("the gem decides")
+	}
 	for release, want := range map[string]int{"always": 0, "success": 1} {
 		t.Run(release, func(t *testing.T) {
+			t.Parallel()
 			a := rubyapp.Start(t)
 			jid := a.PushRuby(`AccountRefreshWorker.perform_async(1)`)[0]
-			env := []string{"RUBYAPP_UNIQUE=" + release}
-			if os.Getenv("RUBYAPP_REAL_GEMS") == "1" {
-				t.Skip("the gem decides")
-			}
-			a.Sidekiq(env, all...)
+			a.Sidekiq([]string{"RUBYAPP_UNIQUE=" + release}, all...)
 			a.WaitRuns(limit, jid)
 			waitFor(t, "a retry", func() bool { return slices.Equal(members(t, a.Redis, "retry"), []string{jid}) })
 			if got := len(a.Locks()); got != want {
@@ -154,6 +158,7 @@ func TestLockOfAFailingJob(t *testing.T) {
 
 // TestDeathReleasesTheLock: for 8.1's behaviour, in which only the death handler can.
 func TestDeathReleasesTheLock(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	jid := a.PushRuby(`AccountRefreshWorker.set(retry: 0).perform_async(1)`)[0]
 	if len(a.Locks()) != 1 {
@@ -166,6 +171,7 @@ func TestDeathReleasesTheLock(t *testing.T) {
 
 // TestCron: only a process that listens to scheduler pushes, and of two that do, one.
 func TestCron(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	const class = "Scheduler::ScheduledStatusesScheduler"
 	env := []string{"RUBYAPP_TICK=2s"}
@@ -201,6 +207,7 @@ func TestCron(t *testing.T) {
 
 // TestUnitsWay: the directory alone is enough, with nothing in the environment but what a unit sets.
 func TestUnitsWay(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	jid := a.PushRuby(`Mail.call("hi")`)[0]
 	p := a.Launch([]string{"REDIS_URL=", "DATABASE_URL=", "DB_POOL=3", "SIDEKIQ_CONCURRENCY=3"}) // empty values count as not set
@@ -217,6 +224,7 @@ func TestUnitsWay(t *testing.T) {
 }
 
 func TestBootFailures(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	for kind, want := range map[string]string{"raise": "does not boot", "gem": "a_gem_that_is_not_installed", "exit": ""} {
 		t.Run(kind, func(t *testing.T) {
@@ -242,6 +250,7 @@ func TestBootFailures(t *testing.T) {
 
 // TestCrash: what Sidekiq alone loses, and what is seen of it.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	for _, j := range []rubyapp.Job{{Class: rubyapp.Crash, Args: []any{"KILL"}}, {Class: rubyapp.Exit, Args: []any{4}}} {
 		jid := a.Push(j)[0]
@@ -259,6 +268,7 @@ func TestCrash(t *testing.T) {
 
 // TestShutdownInterruptsAnIterableJob, which goes on at the step where it was (7.3 and later).
 func TestShutdownInterruptsAnIterableJob(t *testing.T) {
+	t.Parallel()
 	a := rubyapp.Start(t)
 	if a.Eval(`print defined?(Sidekiq::IterableJob) ? 1 : 0`) == "0" {
 		t.Skip("this Sidekiq has no iterable jobs")
@@ -278,6 +288,7 @@ func TestShutdownInterruptsAnIterableJob(t *testing.T) {
 }
 
 func TestWriteTwice(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "live")
 	for range 2 {
 		bundle, err := rubyapp.Write(dir)
