@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strconv"
@@ -20,11 +21,13 @@ import (
 
 	"github.com/queueville/queueville/dbpool"
 	"github.com/queueville/queueville/internal/pgtest"
+	"github.com/queueville/queueville/internal/redisconn"
 	"github.com/queueville/queueville/internal/redistest"
 	"github.com/queueville/queueville/internal/throwaway"
 )
 
 func TestMain(m *testing.M) {
+	redisconn.SetLogger(slog.New(slog.DiscardHandler)) // go-redis reports every fail-over on standard error
 	if spec := os.Getenv(childEnv); spec != "" {
 		os.Exit(runChild(spec))
 	}

@@ -100,7 +100,7 @@ type child struct {
 func startChild(t testing.TB, r *rig, name, redisSpec string, n int) *child {
 	t.Helper()
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s %d", childEnv, name, r.cluster, redisSpec, r.ttl, n), "PGURL="+r.pg.DSN(), "GOMAXPROCS=1")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s %d", childEnv, name, r.cluster, redisSpec, r.ttl, n), "PGURL="+r.url(), "GOMAXPROCS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

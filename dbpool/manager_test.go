@@ -25,6 +25,15 @@ type rig struct {
 	ledger  *dbpool.Ledger
 	cluster string
 	ttl     time.Duration
+	dsn     string // the workers', if not the superuser's
+}
+
+// url is the workers' DSN.
+func (r *rig) url() string {
+	if r.dsn != "" {
+		return r.dsn
+	}
+	return r.pg.DSN()
 }
 
 const testTTL = 3 * time.Second
@@ -84,7 +93,7 @@ type host struct {
 
 func (r *rig) host(t testing.TB, name string, change func(*dbpool.ManagerConfig)) *host {
 	t.Helper()
-	cfg := dbpool.ManagerConfig{Redis: r.redis, Cluster: r.cluster, Host: name, DSN: r.pg.DSN(), TTL: r.ttl}
+	cfg := dbpool.ManagerConfig{Redis: r.redis, Cluster: r.cluster, Host: name, DSN: r.url(), TTL: r.ttl}
 	h := &host{events: &events{}}
 	cfg.Observer = h.events
 	cfg.Log = slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With(slog.String("host", name))
