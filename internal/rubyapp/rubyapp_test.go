@@ -225,10 +225,10 @@ func TestUnitsWay(t *testing.T) {
 
 func TestBootFailures(t *testing.T) {
 	t.Parallel()
-	a := rubyapp.Start(t)
 	for kind, want := range map[string]string{"raise": "does not boot", "gem": "a_gem_that_is_not_installed", "exit": ""} {
 		t.Run(kind, func(t *testing.T) {
-			p := a.Launch([]string{"RUBYAPP_BOOT=" + kind}, all...)
+			t.Parallel()
+			p := rubyapp.Start(t).Launch([]string{"RUBYAPP_BOOT=" + kind}, all...)
 			select {
 			case <-p.Done():
 			case <-time.After(limit):
@@ -239,7 +239,11 @@ func TestBootFailures(t *testing.T) {
 			}
 		})
 	}
-	p := a.Launch([]string{"RUBYAPP_BOOT=hang"}, all...)
+}
+
+func TestBootThatHangs(t *testing.T) {
+	t.Parallel()
+	p := rubyapp.Start(t).Launch([]string{"RUBYAPP_BOOT=hang"}, all...)
 	select {
 	case <-p.Done():
 		t.Errorf("it ended\n%s", p.Output())
