@@ -22,11 +22,11 @@ const (
 	OpRetry    Op = 'r' // ZADD retry At Payload
 	OpSchedule Op = 's' // ZADD schedule At Payload
 	OpDead     Op = 'd' // ZADD dead At Payload, trimmed
-	OpRequeue  Op = 'q' // RPUSH to the queue it came from, bytes as in flight: of several the last one is the next to run
+	OpRequeue  Op = 'q' // RPUSH to the queue it came from: of several the last one is the next to run
 	OpForward  Op = 'f' // LPUSH to Queue (SADD queues), bytes as in flight
 )
 
-// Completion is one outcome. Payload "" means the bytes in flight; it is not used by Ack, Requeue and Forward.
+// Completion is one outcome. Payload "" means the bytes in flight; it is not used by Ack and Forward.
 type Completion struct {
 	Ref     Ref
 	Op      Op
@@ -179,7 +179,7 @@ func (b *call) append(args []any) []any {
 	for k := b.acks; k < len(b.order); k++ {
 		c := &b.list[b.order[k]]
 		payload, queue := &c.Payload, &c.Queue
-		if c.Op == OpRequeue || c.Op == OpForward {
+		if c.Op == OpForward {
 			payload = &empty
 		}
 		if c.Op == OpRequeue {

@@ -34,6 +34,18 @@ const maxFetchBytes = 16 << 20
 // the next is touched, and paused ones are skipped; after 16 MiB of payloads no more are taken. ErrLeaseLost without a
 // lease. One round trip, two if many queues have many jobs. After any other error jobs may have been moved all the same: see Unknown.
 func (s *Session) Fetch(ctx context.Context, queues []string, limit int) ([]Fetched, error) {
+	return s.FetchWithin(ctx, queues, limit, Limits{})
+}
+
+// Limits bounds what a fetch takes by two budgets that the jobs of some queues are expected to use up. The zero value is no limit.
+type Limits struct {
+	Budgets [2]float64
+	Costs   [][2]float64 // of one job, by queue, 0 to 1
+	Most    []int        // from each queue; with Costs
+}
+
+// FetchWithin is Fetch within limits: from a queue no more is taken than each budget that it costs something of has left.
+func (s *Session) FetchWithin(ctx context.Context, queues []string, limit int, l Limits) ([]Fetched, error) {
 	limit = min(limit, MaxBatch)
 	if limit <= 0 || len(queues) == 0 {
 		return nil, nil
@@ -46,6 +58,12 @@ func (s *Session) Fetch(ctx context.Context, queues []string, limit int) ([]Fetc
 	args = append(args, limit, maxFetchBytes, &s.lists, batchJobs, name)
 	for i := range queues {
 		args = append(args, &queues[i])
+	}
+	if l.Costs != nil {
+		args = append(args, l.Budgets[0], l.Budgets[1])
+		for i, c := range l.Costs {
+			args = append(args, c[0], c[1], l.Most[i])
+		}
 	}
 	reply, lists, err := s.move(ctx, args, name, limit)
 	if err != nil {

@@ -177,6 +177,7 @@ func (w *Worker) clean(ctx context.Context) {
 func (w *Worker) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	foreignSwept := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -184,6 +185,10 @@ func (w *Worker) sweep(ctx context.Context) error {
 		case now := <-tick.C:
 			w.holdAll(w.lane.shed(now.Add(-stallAfter)), reasonBusy, time.Time{})
 			w.holdAll(w.lane.stale(now.Add(-w.cfg.MaxWait)), reasonBusy, time.Time{})
+			if now.Sub(foreignSwept) >= w.cfg.MaxWait/3 { // another host may have room for them
+				foreignSwept = now
+				w.giveBack(w.foreign.withdraw(func(it *item) bool { return now.Sub(it.fetched) < w.cfg.MaxWait }))
+			}
 		}
 	}
 }

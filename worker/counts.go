@@ -35,7 +35,7 @@ func newCounts(v7, v8 bool) *counts {
 // end counts a job that was run. What was deferred, given back, forwarded or dropped was not.
 func (c *counts) end(e *End) {
 	ran := e.Result == Acked || e.Result == Retried || e.Result == Discarded || e.Result == Dead
-	if !ran || e.Label == "malformed" {
+	if !ran || e.Foreign || e.Label == "malformed" {
 		return
 	}
 	failed := e.Result != Acked

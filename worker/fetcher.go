@@ -32,6 +32,7 @@ type fetcher struct {
 	owned    bool            // there are owned queues
 	look     queues.Look     // shared queues; Max is set per call
 	limiter  *rate.Limiter
+	foreign  *foreignSide                                    // nil: there is no foreign engine
 	book     func(*queues.Session, []queues.Fetched) []*item // called with keeper.steady, for jobs of lost replies
 	bookNew  func(*queues.Session, []queues.Fetched) []*item // the same for jobs fetched just now
 	booked   chan []*item                                    // what was fetched, for the dispatcher; closed when Run ends
@@ -65,7 +66,7 @@ func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 			continue
 		}
 		room := f.allowance()
-		if room == 0 || room < f.lane.window/8 && !f.hungry() {
+		if room == 0 || room < f.lane.window/8 && f.foreign == nil && !f.hungry() {
 			f.waitForRoom(fetchCtx)
 			if room = f.allowance(); room == 0 {
 				continue
@@ -86,7 +87,7 @@ func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 		case got == 0:
 			f.waitForJobs(fetchCtx)
 		case got < room:
-			sleep(fetchCtx, fetchGap-time.Since(began))
+			sleep(fetchCtx, f.gap()-time.Since(began))
 		}
 	}
 	if len(f.doubts) > 0 {
@@ -105,12 +106,24 @@ func (f *fetcher) pass(dispatch func([]*item)) {
 	}
 }
 
+// gap is the time from one fetch that emptied the queues, or took all there was room for, to the next.
+func (f *fetcher) gap() time.Duration {
+	if f.foreign != nil {
+		return fetchGap / 5 // an idle Ruby thread waits for it
+	}
+	return fetchGap
+}
+
 // hungry is true when processors could start more than is on its way to them: a fetch is worth making even for a few jobs.
 func (f *fetcher) hungry() bool { return f.unread.Load() == 0 && f.lane.hungry() }
 
 // allowance is how many jobs may be fetched now.
 func (f *fetcher) allowance() int {
-	n := min(f.lane.free(), fetchBatch)
+	n := f.lane.free()
+	if f.foreign != nil {
+		n += f.foreign.Room()
+	}
+	n = min(n, fetchBatch)
 	if f.limiter != nil {
 		n = min(n, int(f.limiter.TokensAt(time.Now())))
 	}
@@ -123,6 +136,7 @@ func (f *fetcher) waitForRoom(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-f.lane.room:
+	case <-f.wake:
 	case <-t.C:
 	}
 }
@@ -132,7 +146,11 @@ func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 	got := 0
 	if f.owned {
 		n, err := f.call(ctx, "owned", func(ctx context.Context, session *queues.Session) ([]queues.Fetched, error) {
-			return session.Fetch(ctx, f.order(), room)
+			order := f.order()
+			if f.foreign == nil {
+				return session.Fetch(ctx, order, room)
+			}
+			return session.FetchWithin(ctx, order, room, f.foreign.limits(order, f.lane.free(), f.foreign.Room()))
 		})
 		if err != nil {
 			return 0, err
@@ -232,12 +250,17 @@ func (f *fetcher) waitForJobs(ctx context.Context) {
 	for _, a := range f.awaiters {
 		signal(a.arm)
 	}
+	var room <-chan struct{}
+	if f.foreign != nil { // a queue may have been left alone for want of room
+		room = f.lane.room
+	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-t.C:
 	case <-f.wake:
+	case <-room:
 	}
 }
 

@@ -36,7 +36,7 @@ func (w *Worker) bookNew(session *queues.Session, jobs []queues.Fetched) []*item
 	if lost, happened := w.lane.rewound(jobs[0].Ref.Seq); happened {
 		w.observer.RedisError("rewound")
 		w.log.Warn("redis has forgotten its last moments, as after a failover: the jobs fetched in them are on their queues again", slog.Int("dropped", len(lost)))
-		w.dropAll(lost)
+		w.dropLost(lost)
 	}
 	return w.book(session, jobs)
 }
@@ -57,13 +57,21 @@ func (w *Worker) address(it *item) {
 // dispatch reads booked items and sends them on their way: native jobs go to the lane, foreign ones are forwarded, unreadable ones are buried. Jobs that
 // were fetched while quiet was asked for go to the lane too, which gives them back with the others, in order.
 func (w *Worker) dispatch(all []*item) {
-	native := all[:0]
 	for _, it := range all {
 		w.read(it)
+	}
+	var foreign []*item
+	if w.foreign.Foreign != nil {
+		w.foreign.learn(all)
+	}
+	native := all[:0]
+	for _, it := range all {
 		switch {
 		case it.broken != nil && it.handler == nil:
 			w.log.Warn("unreadable job buried", slog.String("queue", it.queue), slog.Any("err", it.broken))
 			w.settle(settlement{item: it, op: queues.OpDead, payload: queues.Burial(it.payload), at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
+		case it.handler == nil && w.foreign.Foreign != nil:
+			foreign = append(foreign, it)
 		case it.handler == nil:
 			w.forward(it)
 		case it.broken != nil:
@@ -73,6 +81,12 @@ func (w *Worker) dispatch(all []*item) {
 		}
 	}
 	w.dropAll(w.lane.add(native))
+	if len(foreign) > 0 {
+		w.foreign.submit(foreign)
+		if !w.lane.ours(foreign[0]) { // lost after they were booked, and perhaps before they were there to be withdrawn
+			w.dropAll(w.foreign.withdraw(w.lane.ours))
+		}
+	}
 }
 
 // rejected is the outcome of a job whose arguments can never be run.

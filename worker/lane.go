@@ -27,6 +27,8 @@ type lane struct {
 	room    chan struct{}                    // capacity 1: something left the window
 	idle    chan struct{}                    // capacity 1: nothing waits and nothing runs
 
+	elsewhere func() int // jobs in hand that do not count for the window, nor run here; nil: none
+
 	mu         sync.Mutex
 	session    *queues.Session
 	items      map[uint64]*item // in hand under session, by sequence number
@@ -75,7 +77,22 @@ func (l *lane) free() int {
 	if l.closed {
 		return 0
 	}
-	return max(0, l.window-len(l.items))
+	return max(0, l.window-l.here())
+}
+
+// here is how many jobs the window holds. mu is held.
+func (l *lane) here() int {
+	if l.elsewhere == nil {
+		return len(l.items)
+	}
+	return max(0, len(l.items)-l.elsewhere())
+}
+
+// ours is true for a job that is held under the current session.
+func (l *lane) ours(it *item) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return it.session == l.session
 }
 
 // hungry is true when processors could start more than is waiting: a fetch is worth making even for a few jobs.
@@ -344,7 +361,7 @@ func (l *lane) stale(before time.Time) []*item {
 func (l *lane) shed(before time.Time) []*item {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.items) < l.window*3/4 || l.running >= l.limit {
+	if l.here() < l.window*3/4 || l.running >= l.limit {
 		return nil
 	}
 	var out []*item

@@ -13,6 +13,11 @@ type End struct {
 
 	Wait time.Duration // from enqueue to start; negative when the payload does not say
 	Run  time.Duration // 0 when it was not run
+
+	Foreign bool          // it was run by Foreign, which keeps Sidekiq's statistics of it itself
+	Failed  bool          // Foreign: it raised, and the foreign engine has dealt with that
+	CPU     time.Duration // Foreign: of its thread
+	DB      time.Duration // Foreign: in SQL
 }
 
 // Result is how a job left this process. Every fetched job ends in exactly one of these.

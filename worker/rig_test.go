@@ -357,12 +357,19 @@ func (r *rig) config(f *fake) Config {
 // start runs a worker; edit may change its configuration.
 func (r *rig) start(f *fake, edit ...func(*Config)) *live {
 	r.t.Helper()
+	return r.startWith(f, func(*Worker) {}, edit...)
+}
+
+// startWith is start with something to be done between the worker's making and its start.
+func (r *rig) startWith(f *fake, made func(*Worker), edit ...func(*Config)) *live {
+	r.t.Helper()
 	cfg := r.config(f)
 	for _, e := range edit {
 		e(&cfg)
 	}
 	w, err := New(cfg)
 	require.NoError(r.t, err)
+	made(w)
 	l := &live{Worker: w, t: r.t, done: make(chan struct{})}
 	ready := make(chan struct{})
 	w.cfg.Ready = func() { close(ready) }

@@ -45,7 +45,8 @@ type Config struct {
 	Gate     Gate               // nil admits everything
 
 	Owned     []scheduler.Queue // queues that only this fleet fetches from; without weights the order is strict
-	ForeignTo string            // where jobs of foreign classes from owned queues go; required with Owned unless every class is native
+	ForeignTo string            // where jobs of foreign classes from owned queues go; required with Owned unless every class is native or Foreign is given
+	Foreign   Foreign           // runs the jobs of foreign classes; nil: they are forwarded
 	Shared    []string          // queues that Ruby serves too
 	Share     int               // of 10,000 jobs on shared queues, how many to take; 0 means all
 	OnlyHosts []string          // take only jobs for these destinations from shared queues; nil means all
@@ -137,6 +138,7 @@ type Worker struct {
 	keeper    *keeper
 	fetcher   *fetcher
 	completer *completer
+	foreign   foreignSide
 	pacer     *pacer
 	counts    *counts
 	observer  Observer
@@ -166,6 +168,7 @@ func New(cfg Config) (*Worker, error) {
 			classes = append(classes, class)
 		}
 	}
+	w.foreign = foreignSide{Foreign: cfg.Foreign, shares: map[string]float64{}}
 	w.counts = newCounts(cfg.Metrics7, cfg.Metrics8)
 	w.workCtx, w.endWork = context.WithCancelCause(context.Background())
 	w.fetchEnd, w.endFetch = context.WithCancel(context.Background())
@@ -173,11 +176,11 @@ func New(cfg Config) (*Worker, error) {
 	w.lane = newLane(cfg.Gate, cfg.Concurrency, cfg.Window, cfg.PerDest)
 	w.keeper = &keeper{
 		store: cfg.Store, holder: cfg.Holder, ttl: cfg.LeaseTTL, every: cfg.RenewEvery, lane: w.lane,
-		log: w.log, observer: w.observer, dropped: w.dropAll,
+		log: w.log, observer: w.observer, dropped: w.dropLost,
 	}
 	w.lane.fresh, w.lane.run, w.lane.hold = w.keeper.fresh, w.runItem, w.holdAll
 	w.completer = &completer{
-		in: make(chan settlement, 2*cfg.Window), lane: w.lane, keeper: w.keeper, observer: w.observer, log: w.log, ended: w.ended,
+		in: make(chan settlement, 2*cfg.Window+2*foreignPile), lane: w.lane, keeper: w.keeper, observer: w.observer, log: w.log, ended: w.ended,
 	}
 	w.fetcher = &fetcher{
 		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: func() []string { return scheduler.Order(cfg.Owned, nil) }, owned: len(cfg.Owned) > 0,
@@ -188,6 +191,10 @@ func New(cfg Config) (*Worker, error) {
 	}
 	for _, q := range cfg.Owned {
 		w.fetcher.awaiters = append(w.fetcher.awaiters, &awaiter{queue: q.Name, arm: make(chan struct{}, 1)})
+	}
+	if cfg.Foreign != nil {
+		w.lane.elsewhere = w.foreign.held
+		w.fetcher.foreign = &w.foreign
 	}
 	if cfg.MaxRate > 0 {
 		w.fetcher.limiter = rate.NewLimiter(rate.Limit(cfg.MaxRate), max(1, int(cfg.MaxRate)))
@@ -238,6 +245,15 @@ func (w *Worker) Run(ctx context.Context) error {
 	background.Go(func() error { return w.adopt(backCtx) })
 	background.Go(func() error { return w.sweep(backCtx) })
 	background.Go(func() error { return w.unbatch(backCtx) })
+	foreignCtx, endForeign := context.WithCancel(leaseCtx)
+	defer endForeign()
+	foreign := make(chan struct{})
+	go func() {
+		defer close(foreign)
+		if w.foreign.Foreign != nil {
+			_ = w.runForeign(foreignCtx)
+		}
+	}()
 	fetching.Go(func() error { return w.poll(w.fetchEnd) })
 	fetching.Go(func() error { return w.fetcher.Run(w.fetchEnd, leaseCtx) })
 	fetching.Go(func() error {
@@ -254,7 +270,9 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	w.waitForStop(ctx)
 	w.Quiet()
+	endForeign()
 	w.finish(leaseCtx)
+	w.await(leaseCtx, foreign)
 
 	close(settled)
 	stuck := time.AfterFunc(completeTimeout, endComplete) // Redis is away: what is not written stays in flight, to be adopted
@@ -293,9 +311,26 @@ func (w *Worker) waitForStop(ctx context.Context) {
 		case <-fetched:
 			fetched = nil
 			w.giveBack(w.lane.takeWaiting())
+			if w.foreign.Foreign != nil {
+				w.foreign.Quiet()
+			}
 		}
 	}
 }
+
+// await waits for the foreign engine's end. It has its own stop timeout, which began with the worker's.
+func (w *Worker) await(ctx context.Context, foreign <-chan struct{}) {
+	unwind := time.NewTimer(w.cfg.StopTimeout + foreignUnwind)
+	defer unwind.Stop()
+	select {
+	case <-foreign:
+	case <-unwind.C:
+		w.log.ErrorContext(ctx, "the foreign engine did not end; its jobs are given back", slog.Int("jobs", w.foreign.held()))
+	}
+}
+
+// foreignUnwind is how long processes have to be gone once they have been killed.
+const foreignUnwind = 10 * time.Second
 
 // finish lets running jobs end, at most for the stop timeout, then ends their context and gives them back.
 func (w *Worker) finish(ctx context.Context) {
@@ -357,6 +392,11 @@ func (w *Worker) ended(s settlement) {
 	w.counts.end(&s.event)
 	w.observer.Ended(s.event)
 	w.logEnd(w.workCtx, &s.event)
+}
+
+// dropLost counts jobs that were lost with their lease before they started, those with the foreign engine too.
+func (w *Worker) dropLost(list []*item) {
+	w.dropAll(append(list, w.foreign.withdraw(w.lane.ours)...))
 }
 
 // dropAll counts jobs that were lost with their lease before they started.

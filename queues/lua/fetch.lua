@@ -8,7 +8,8 @@
 -- order of preference
 -- ARGV[1] jobs to take at most, ARGV[2] bytes after which no more are taken, ARGV[3] prefix of the batches' lists,
 -- ARGV[4] jobs of a batch at most, ARGV[5] how the lists of this call are called, numbered from 1 behind it, ARGV[6..]
--- bare name of each queue
+-- bare name of each queue, then, if there are limits, two budgets and for each queue what one
+-- job is expected to take of them and how many may be taken
 -- Returns nil without a lease, else an array: first a line of numbers, four for each part taken: index of the queue from
 -- 1, sequence number of the first job, number of jobs, and the batch's number, 0 if they are none; then the payloads of the parts that are not.
 local call, pcall = redis.call, redis.pcall
@@ -17,6 +18,8 @@ if call('EXISTS', KEYS[1], KEYS[2]) < 2 then
 end
 local room, bytes, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local parts, out, n, lists = {}, {}, 1, 0
+local limits = #KEYS + 2 -- place of the first budget
+local budgets = {tonumber(ARGV[limits]), tonumber(ARGV[limits + 1])}
 
 local function part(queue, first, size, batch)
   parts[#parts + 1] = queue .. ' ' .. first .. ' ' .. size .. ' ' .. batch
@@ -28,9 +31,22 @@ for q = 5, #KEYS do
   if room > 0 and bytes > 0 and pcall('SISMEMBER', KEYS[4], name) ~= 1 then
     -- The next part is of a size that fits even if all are as large as the largest so far, so that a few of 10 MB do not come all at once.
     local chunk, largest, sortable = 8, 1, true
+    local at = limits - 1 + 3 * (q - 4)
+    local costs, most = {tonumber(ARGV[at]) or 0, tonumber(ARGV[at + 1]) or 0}, tonumber(ARGV[at + 2])
     while room > 0 and bytes > 0 do
       if chunk > room then
         chunk = room
+      end
+      if most and chunk > most - got then
+        chunk = most - got
+      end
+      for b = 1, 2 do
+        if costs[b] > 0 and chunk > budgets[b] / costs[b] then
+          chunk = math.floor(budgets[b] / costs[b])
+        end
+      end
+      if chunk < 1 then
+        break
       end
       local size = 0
       if chunk > 8 and sortable then
@@ -93,6 +109,11 @@ for q = 5, #KEYS do
       end
       got = got + size
       room = room - size
+      for b = 1, 2 do
+        if costs[b] > 0 then
+          budgets[b] = budgets[b] - size * costs[b]
+        end
+      end
       if size < chunk then
         break
       end
