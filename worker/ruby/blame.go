@@ -46,7 +46,7 @@ func (s *Supervisor) countDeath(jid, death string) int {
 	if s.cfg.Poison == nil {
 		return s.countHere(jid, time.Now())
 	}
-	ctx, cancel := context.WithTimeout(noContext, blameTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), blameTimeout) // whatever ends meanwhile
 	defer cancel()
 	n, err := s.cfg.Poison.CountPoison(ctx, jid, death)
 	if err != nil {

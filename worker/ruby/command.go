@@ -35,11 +35,11 @@ func (c *Command) check() []error {
 	return problems
 }
 
-// Problem is one reason why a command cannot be made, with a hint for people.
-type Problem struct{ What, Hint string }
+// CommandError is one reason why a command cannot be made, with a hint for people.
+type CommandError struct{ What, Hint string }
 
 // Error is the problem in one line, without the hint.
-func (p *Problem) Error() string { return p.What }
+func (p *CommandError) Error() string { return p.What }
 
 // Files is what FindCommand looks at: os.Stat and os.UserHomeDir's answer, or a test's own.
 type Files struct {
@@ -58,13 +58,13 @@ func HostFiles() Files {
 
 // FindCommand makes the command for the Mastodon in dir the way its shipped units do: bundle from PATH or rbenv's shims in the user's home,
 // RAILS_ENV=production unless env says otherwise, everything else of env (LD_PRELOAD for jemalloc, MALLOC_ARENA_MAX) kept. env is KEY=value, as
-// of os.Environ. DB_POOL and RAILS_MAX_THREADS of env are dropped: they belonged to the units. All problems come at once, each a *Problem.
+// of os.Environ. DB_POOL and RAILS_MAX_THREADS of env are dropped: they belonged to the units. All problems come at once, each a *CommandError.
 func FindCommand(dir string, env []string, files Files) (Command, error) {
 	var problems []error
-	problem := func(what, hint string) { problems = append(problems, &Problem{What: what, Hint: hint}) }
+	problem := func(what, hint string) { problems = append(problems, &CommandError{What: what, Hint: hint}) }
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return Command{}, &Problem{What: err.Error(), Hint: "give the directory as an absolute path"}
+		return Command{}, &CommandError{What: err.Error(), Hint: "give the directory as an absolute path"}
 	}
 	exists := func(name string) bool {
 		_, err := files.Stat(filepath.Join(dir, name))

@@ -12,7 +12,8 @@ import (
 )
 
 func TestRubyKilledProcessReturnsItsJobsOnce(t *testing.T) {
-	modes(t, func(t *testing.T, noPreload bool) {
+	t.Parallel()
+	modes(t, func(t *testing.T, noPreload bool) { //nolint:thelper // it is the test itself
 		r := newRig(t, func(c *Config) {
 			c.NoPreload = noPreload
 			c.MaxProcs, c.MinProcs = 2, 2
@@ -46,6 +47,7 @@ func TestRubyKilledProcessReturnsItsJobsOnce(t *testing.T) {
 }
 
 func TestRubyPoisonRunsAloneAndIsBuried(t *testing.T) {
+	t.Parallel()
 	var store *queues.Store
 	r := newRig(t, func(c *Config) { c.MaxProcs, c.MinProcs = 2, 2 })
 	store = queues.NewStore(r.redis, "")
@@ -88,6 +90,7 @@ func TestRubyPoisonRunsAloneAndIsBuried(t *testing.T) {
 }
 
 func TestRubyAloneMeansAlone(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *Config) { c.MaxProcs = 1 })
 	r.ready(1)
 	alone := job("Nap", "alone", "[0.5]")
@@ -111,6 +114,7 @@ func TestRubyAloneMeansAlone(t *testing.T) {
 }
 
 func TestRubyOurKillsAreNotCounted(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *Config) { c.StopTimeout = time.Second })
 	r.s.cfg.Poison = queues.NewStore(r.redis, "")
 	r.ready(1)
@@ -129,6 +133,7 @@ func TestRubyOurKillsAreNotCounted(t *testing.T) {
 }
 
 func TestRubyAbandonedJobsComeBackAndAreBuried(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.ready(1)
 	for n := 1; n <= abandonLimit; n++ {
@@ -142,6 +147,7 @@ func TestRubyAbandonedJobsComeBackAndAreBuried(t *testing.T) {
 }
 
 func TestRubyChildrenOutliveTheirParent(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.ready(1)
 	r.s.Submit([]Job{job("Nap", "a", "[1]")})

@@ -12,14 +12,14 @@ const (
 )
 
 // lead keeps the leadership while this host can use it: until done is closed, which is after the last process has ended.
-func (s *Supervisor) lead(done <-chan struct{}) {
+func (s *Supervisor) lead(ctx context.Context, done <-chan struct{}) {
 	tick := time.NewTicker(s.cfg.CronEvery)
 	defer tick.Stop()
 	var since, pause time.Time
 	held := false
 	release := func() {
 		held = false
-		ctx, cancel := context.WithTimeout(noContext, s.cfg.CronEvery)
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.CronEvery)
 		defer cancel()
 		if err := s.cfg.Leader.Release(ctx); err != nil {
 			s.cfg.Log.Warn("cron leadership was not given up: it ends by itself", slog.Any("err", err))
@@ -37,8 +37,8 @@ func (s *Supervisor) lead(done <-chan struct{}) {
 			s.setLead(time.Time{})
 			release()
 		case wants && (held || now.After(pause)):
-			ctx, cancel := context.WithTimeout(noContext, s.cfg.CronEvery)
-			until, err := s.cfg.Leader.Try(ctx)
+			try, cancel := context.WithTimeout(ctx, s.cfg.CronEvery)
+			until, err := s.cfg.Leader.Try(try)
 			cancel()
 			if err != nil {
 				s.cfg.Log.Warn("cron leadership", slog.Any("err", err))

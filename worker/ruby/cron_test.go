@@ -35,6 +35,7 @@ func (r *rig) cronPID() int {
 }
 
 func TestRubyOneCronProcessInTheFleet(t *testing.T) {
+	t.Parallel()
 	shared := redistest.Client(t)
 	a := newRig(t, leads(shared, "a"))
 	a.await("a leads", func() bool { return a.cronPID() != 0 })
@@ -61,6 +62,7 @@ func TestRubyOneCronProcessInTheFleet(t *testing.T) {
 }
 
 func TestRubyCronEndsWithTheLeadership(t *testing.T) {
+	t.Parallel()
 	shared := redistest.Client(t)
 	r := newRig(t, func(c *Config) { leads(shared, "a")(c); c.MaxProcs, c.MinProcs = 2, 2 })
 	r.await("it leads", func() bool { return r.cronPID() != 0 })
@@ -108,6 +110,7 @@ func (o *ticks) TickLost(entry string, madeUp bool) {
 }
 
 func TestRubyMakesUpLostTicks(t *testing.T) {
+	t.Parallel()
 	shared := redistest.Client(t)
 	seen := &ticks{}
 	var prepared sync.Once

@@ -26,7 +26,7 @@ func (s *Supervisor) loop(ctx context.Context) {
 	defer tick.Stop()
 	leading := make(chan struct{})
 	if s.cfg.Leader != nil {
-		s.wg.Go(func() { s.lead(leading) })
+		s.wg.Go(func() { s.lead(context.WithoutCancel(ctx), leading) })
 	}
 	defer close(leading)
 	end := ctx.Done()

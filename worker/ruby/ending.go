@@ -36,12 +36,12 @@ func (s *Supervisor) processEnded(p *process, status exit, err error) {
 	}
 	why := ending(p, status)
 	s.cfg.Observer.ProcessEnded(why)
-	level := slog.LevelInfo
+	report := s.cfg.Log.Info
 	if why == EndingCrashed || why == EndingUnknown || why == EndingSilent {
-		level = slog.LevelWarn
+		report = s.cfg.Log.Warn
 	}
 	bootFailed := (was == booting || err != nil) && s.state == runs && !s.quiet
-	s.cfg.Log.LogAttrs(noContext, level, "ruby process ended", slog.Int("pid", p.pid), slog.String("why", why), slog.String("status", status.String()), slog.Int("jobs", len(jobs)))
+	report("ruby process ended", slog.Int("pid", p.pid), slog.String("why", why), slog.String("status", status.String()), slog.Int("jobs", len(jobs)))
 	if bootFailed {
 		s.bootFailed("a ruby process", status, err, p.out, p.parent != nil, now)
 	}

@@ -64,6 +64,13 @@ module Queueville
         ended.each_value { |_, line| line.leave }
       end
 
+      # The current thread's line was cut: it gets another one.
+      def forget(line)
+        Thread.current[:queueville_line] = nil
+        @lock.synchronize { @lines.delete_if { |_, (_, known)| known.equal?(line) } }
+        line.close
+      end
+
       def thread(number)
         @lock.synchronize { @lines[number]&.first }
       end
@@ -91,7 +98,8 @@ module Queueville
       queue = body.byteslice(10, length).force_encoding(Encoding::UTF_8)
       Work.new(self, number, queue, body.byteslice((10 + length)..).force_encoding(Encoding::UTF_8))
     rescue Gone
-      sleep WAIT # the watcher ends this process; until then there is nothing to do
+      WorkLine.forget(self)
+      sleep WAIT # if the worker is gone the watcher ends this process meanwhile
       nil
     end
 

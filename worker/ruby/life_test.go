@@ -2,7 +2,6 @@ package ruby
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -11,6 +10,7 @@ import (
 )
 
 func TestRubyGrowsAndShrinks(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *Config) {
 		c.MaxProcs, c.ShrinkAfter = 2, 300*time.Millisecond
 		c.PGAppName = func(slot int) string { return fmt.Sprintf("qv-%d", slot) }
@@ -48,6 +48,7 @@ func TestRubyGrowsAndShrinks(t *testing.T) {
 }
 
 func TestRubyQuiet(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.ready(1)
 	r.s.Submit([]Job{job("Nap", "runs", "[0.7]")})
@@ -67,6 +68,7 @@ func TestRubyQuiet(t *testing.T) {
 }
 
 func TestRubyWithdraw(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.s.Submit([]Job{job("Noop", "1", "[]"), job("Noop", "2", "[]")}) // nothing is ready yet
 	got := r.s.Withdraw()
@@ -81,6 +83,7 @@ func TestRubyWithdraw(t *testing.T) {
 }
 
 func TestRubyToldQuietByOthersIsReplaced(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.ready(1)
 	r.s.Submit([]Job{job("Nap", "runs", "[1]")})
@@ -105,6 +108,7 @@ func TestRubyToldQuietByOthersIsReplaced(t *testing.T) {
 }
 
 func TestRubyOverItsMemoryIsReplaced(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *Config) { c.MemoryLimit = 150 << 20 })
 	r.ready(1)
 	r.s.Submit([]Job{job("Nap", "runs", "[2]"), job("Hog", "hog", "[200000000]")})
@@ -122,6 +126,7 @@ func TestRubyOverItsMemoryIsReplaced(t *testing.T) {
 }
 
 func TestRubyStuckJob(t *testing.T) {
+	t.Parallel()
 	stuck := StuckPolicy{Ceiling: 500 * time.Millisecond, Floor: 500 * time.Millisecond}
 	t.Run("is reported with its backtrace, once", func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.Stuck = stuck })
@@ -148,6 +153,7 @@ func TestRubyStuckJob(t *testing.T) {
 }
 
 func TestRubyThatDoesNotBoot(t *testing.T) {
+	t.Parallel()
 	cases := map[string]struct {
 		change func(*Config)
 		env    string
@@ -155,7 +161,7 @@ func TestRubyThatDoesNotBoot(t *testing.T) {
 	}{
 		"a gem is missing":      {env: "APP_BROKEN=gem", hint: "bundle complete"},
 		"it raises":             {env: "APP_BROKEN=raise", hint: "broken on purpose"},
-		"there is no such file": {change: func(c *Config) { c.Command.Require = filepath.Join(os.TempDir(), "nothing.rb") }, hint: "no Rails application is there"},
+		"there is no such file": {change: func(c *Config) { c.Command.Require = filepath.Join(c.Command.Dir, "nothing.rb") }, hint: "no Rails application is there"},
 		"there is no Ruby":      {change: func(c *Config) { c.Command.Ruby = []string{"/nonexistent/ruby"} }, hint: "/nonexistent/ruby"},
 		"plain":                 {change: func(c *Config) { c.NoPreload = true }, env: "APP_BROKEN=gem", hint: "bundle complete"},
 	}
@@ -191,7 +197,8 @@ func TestRubyThatDoesNotBoot(t *testing.T) {
 }
 
 func TestRubyOutputIsLogged(t *testing.T) {
-	modes(t, func(t *testing.T, noPreload bool) {
+	t.Parallel()
+	modes(t, func(t *testing.T, noPreload bool) { //nolint:thelper // it is the test itself
 		r := newRig(t, func(c *Config) { c.NoPreload = noPreload })
 		r.ready(1)
 		r.s.Submit([]Job{job("Shout", "s", `["hello `+strings.Repeat("o", 10_000)+`\nsecond\u001b[31m line"]`)})

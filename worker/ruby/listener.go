@@ -72,11 +72,7 @@ func (s *Supervisor) accept(l net.Listener) {
 		}
 		if err != nil {
 			s.cfg.Log.Warn("ruby socket", slog.Any("err", err))
-			select { // out of file descriptors, most likely
-			case <-s.wake:
-				s.nudge()
-			case <-time.After(100 * time.Millisecond):
-			}
+			<-time.After(100 * time.Millisecond) // out of file descriptors, most likely
 			continue
 		}
 		s.mu.Lock()

@@ -1,8 +1,11 @@
 package ruby
 
 import (
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -14,6 +17,10 @@ import (
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(workerEnv); spec != "" {
 		os.Exit(runWorker(spec))
+	}
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		_ = flag.Set(f.Name, "5") // these tests wait for Ruby most of the time
 	}
 	code := m.Run()
 	if err := redistest.Stop(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -85,8 +86,7 @@ func printable(b []byte) string {
 
 // Hint says what a failed boot's last lines point to; "" if nothing is known.
 func Hint(lines []string) string {
-	for i := len(lines) - 1; i >= 0; i-- {
-		l := lines[i]
+	for _, l := range slices.Backward(lines) {
 		has := func(words ...string) bool {
 			for _, w := range words {
 				if strings.Contains(l, w) {

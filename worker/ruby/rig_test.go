@@ -117,7 +117,7 @@ func newRig(tb testing.TB, change func(*Config), env ...string) *rig {
 func workDir(tb testing.TB) string {
 	tb.Helper()
 	if dir := os.Getenv("RUBY_WORK_DIR"); dir != "" {
-		dir, err := os.MkdirTemp(dir, "t")
+		dir, err := os.MkdirTemp(dir, "t") //nolint:usetesting // in the other root
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -6,14 +6,20 @@ import (
 	"time"
 )
 
+// modes runs a test with preloaded processes and with plain ones.
 func modes(t *testing.T, run func(t *testing.T, noPreload bool)) {
+	t.Helper()
 	for name, noPreload := range map[string]bool{"preloaded": false, "plain": true} {
-		t.Run(name, func(t *testing.T) { run(t, noPreload) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, noPreload)
+		})
 	}
 }
 
 func TestRubyRunsJobs(t *testing.T) {
-	modes(t, func(t *testing.T, noPreload bool) {
+	t.Parallel()
+	modes(t, func(t *testing.T, noPreload bool) { //nolint:thelper // it is the test itself
 		r := newRig(t, func(c *Config) { c.NoPreload = noPreload })
 		r.ready(1)
 		if got := r.s.Room(); got < 1 {

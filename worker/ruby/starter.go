@@ -238,19 +238,17 @@ func (s *Supervisor) bootFailed(what string, status exit, err error, out *output
 		}
 	}
 	hint := Hint(lines)
+	if hint != "" {
+		problem += " (" + hint + ")"
+	}
 	same := b.problem == problem
 	b.problem = problem
-	level, attrs := slog.LevelError, []slog.Attr{slog.String("problem", problem), slog.Float64("again_s", wait.Seconds())}
-	if same {
-		level = slog.LevelDebug // said already; Load still says it
+	if same { // said already; Load still says it
+		s.cfg.Log.Debug("ruby does not start", slog.String("problem", problem), slog.Float64("again_s", wait.Seconds()))
 	} else {
-		if hint != "" {
-			attrs = append(attrs, slog.String("hint", hint))
-			b.problem = problem
-		}
-		attrs = append(attrs, slog.String("last_lines", strings.Join(lines, "\n")))
+		s.cfg.Log.Error("ruby does not start", slog.String("problem", problem), slog.Float64("again_s", wait.Seconds()),
+			slog.String("hint", hint), slog.String("last_lines", strings.Join(lines, "\n")))
 	}
-	s.cfg.Log.LogAttrs(noContext, level, "ruby does not start", attrs...)
 	s.nudge()
 }
 

@@ -1,7 +1,6 @@
 package ruby
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -13,9 +12,6 @@ import (
 	"syscall"
 	"time"
 )
-
-// noContext is for log lines of goroutines that have none.
-var noContext = context.Background()
 
 type zygoteState uint8
 
