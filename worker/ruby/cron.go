@@ -22,14 +22,14 @@ func (s *Supervisor) lead(ctx context.Context, done <-chan struct{}) {
 		ctx, cancel := context.WithTimeout(ctx, s.cfg.CronEvery)
 		defer cancel()
 		if err := s.cfg.Leader.Release(ctx); err != nil {
-			s.cfg.Log.Warn("cron leadership was not given up: it ends by itself", slog.Any("err", err))
+			s.cfg.Log.WarnContext(ctx, "cron leadership was not given up: it ends by itself", slog.Any("err", err))
 		}
 	}
 	for {
 		now := time.Now()
 		switch wants, useless := s.canLead(held, now.Sub(since)); {
 		case held && useless:
-			s.cfg.Log.Warn("cron leadership given up: the ruby process for it does not start")
+			s.cfg.Log.WarnContext(ctx, "cron leadership given up: the ruby process for it does not start")
 			s.setLead(time.Time{})
 			release()
 			pause = now.Add(cronPenance)
@@ -41,12 +41,12 @@ func (s *Supervisor) lead(ctx context.Context, done <-chan struct{}) {
 			until, err := s.cfg.Leader.Try(try)
 			cancel()
 			if err != nil {
-				s.cfg.Log.Warn("cron leadership", slog.Any("err", err))
+				s.cfg.Log.WarnContext(ctx, "cron leadership", slog.Any("err", err))
 				break // what was granted stays granted until it ends
 			}
 			if leads := !until.IsZero(); leads != held {
 				held, since = leads, now
-				s.cfg.Log.Info("cron leadership", slog.Bool("leads", leads))
+				s.cfg.Log.InfoContext(ctx, "cron leadership", slog.Bool("leads", leads))
 			}
 			s.setLead(until)
 		}

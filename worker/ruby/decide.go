@@ -31,7 +31,7 @@ func (s *Supervisor) loop(ctx context.Context) {
 	defer close(leading)
 	end := ctx.Done()
 	for {
-		if s.decide(time.Now()) {
+		if s.decide(time.Now()) { //nolint:contextcheck // deaths are counted to the end, also in a stop
 			return
 		}
 		select {

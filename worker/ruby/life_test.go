@@ -129,6 +129,7 @@ func TestRubyStuckJob(t *testing.T) {
 	t.Parallel()
 	stuck := StuckPolicy{Ceiling: 500 * time.Millisecond, Floor: 500 * time.Millisecond}
 	t.Run("is reported with its backtrace, once", func(t *testing.T) {
+		t.Parallel()
 		r := newRig(t, func(c *Config) { c.Stuck = stuck })
 		r.ready(1)
 		r.s.Submit([]Job{job("Nap", "slow", "[3]")})
@@ -141,6 +142,8 @@ func TestRubyStuckJob(t *testing.T) {
 		}
 	})
 	t.Run("is killed when nothing else runs there", func(t *testing.T) {
+		t.Parallel()
+		stuck := stuck
 		stuck.Action = Kill
 		r := newRig(t, func(c *Config) { c.Stuck = stuck })
 		r.ready(1)

@@ -41,6 +41,7 @@ func runWorker(spec string) int {
 
 // kill -9 of the worker: its Ruby processes end within seconds, without writing anything about the jobs that others will run again.
 func TestRubyEndsWithItsWorker(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, noPreload bool) { //nolint:thelper // it is the test itself
 		needRuby(t)
 		url := redistest.URL(t)

@@ -108,7 +108,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 
 	listener, err := s.open(ctx)
 	if err == nil {
-		s.wg.Go(func() { s.accept(listener) })
+		s.wg.Go(func() { s.accept(listener) }) //nolint:contextcheck // deaths are counted to the end, also in a stop
 		s.loop(ctx)
 		_ = listener.Close() // ends accept
 		s.mu.Lock()

@@ -113,3 +113,18 @@ Tell = Class.new do
     Sidekiq.redis { |c| c.call("RPUSH", "told", text) }
   end
 end
+
+# Spends time in SQL, as ActiveRecord would report it.
+begin
+  require "active_support"
+  require "active_support/notifications"
+  Query = Class.new do
+    include job
+    def perform(seconds)
+      ActiveSupport::Notifications.instrument("sql.active_record", sql: "SELECT") { sleep seconds }
+      ActiveSupport::Notifications.instrument("sql.active_record", sql: "SELECT", cached: true) { sleep seconds }
+    end
+  end
+rescue LoadError
+  nil # an application without Rails
+end
