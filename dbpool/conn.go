@@ -60,7 +60,7 @@ func (c *conn) Close() error {
 	if c.closing.Swap(true) {
 		return nil
 	}
-	if !c.gate.lingering(c.linger) {
+	if !c.gate.linger.start(c.linger) {
 		return c.Conn.Close() // the process ends; nobody counts any more
 	}
 	return nil
@@ -75,6 +75,9 @@ func (c *conn) cut() {
 // linger waits until the server has closed. TCP keep-alive bounds it when the server's machine is gone: that proves nothing, so the
 // connection stays counted, under an epoch that ends.
 func (c *conn) linger() {
+	c.gate.mu.Lock()
+	c.gate.closing[c] = struct{}{}
+	c.gate.mu.Unlock()
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 	}
@@ -82,15 +85,15 @@ func (c *conn) linger() {
 	proven := false
 	for {
 		_ = c.Conn.SetReadDeadline(time.Time{})
+		if c.gate.hurry.Load() {
+			break // the process ends: the kernel closes what is left, and PostgreSQL will show it
+		}
 		_, err := c.Conn.Read(buf[:])
 		if err == nil {
 			continue
 		}
 		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() && !errors.Is(err, syscall.ETIMEDOUT) {
-			if c.gate.impatient() {
-				break // the process ends: the kernel closes what is left
-			}
-			continue // a deadline that pgx had set
+			continue // a deadline that pgx had set, or hurry
 		}
 		proven = errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 		break

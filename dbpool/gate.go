@@ -28,8 +28,9 @@ type gate struct {
 	dialing  int           // dials that wait for room
 	peak     [2]int        // demand at most, in this and the last period
 	peakAt   time.Duration
-	settled  []string // ended epochs of ours of which nothing is open any more
-	doubt    bool     // a connection could not be shown to be closed: this epoch must end
+	closing  map[*conn]struct{} // wait for their servers to close
+	settled  []string           // ended epochs of ours of which nothing is open any more
+	doubt    bool               // a connection could not be shown to be closed: this epoch must end
 	ended    bool
 	children uint64 // reservations ever made
 
@@ -58,10 +59,18 @@ type waiter struct {
 	done  bool
 }
 
+// needs is how large the lease must be for w alone.
+func (w *waiter) needs() int {
+	if w.child {
+		return w.n + 1
+	}
+	return w.n
+}
+
 const peakPeriod = 3 * time.Second
 
 func newGate(h holder) *gate {
-	g := &gate{h: h, roles: map[string]*role{}, change: make(chan struct{}), kick: make(chan struct{}, 1), evicted: make(chan struct{}, 1)}
+	g := &gate{h: h, roles: map[string]*role{}, closing: map[*conn]struct{}{}, change: make(chan struct{}), kick: make(chan struct{}, 1), evicted: make(chan struct{}, 1)}
 	g.h.begin(newEpoch())
 	g.term = newTerm(g.h.epoch, false)
 	return g
@@ -119,7 +128,7 @@ func (g *gate) acquire(ctx context.Context, w *waiter) error {
 	}
 	w.ready = make(chan struct{})
 	e := g.waiting.PushBack(w)
-	w.role.waiting += w.n
+	w.role.waiting += w.needs()
 	g.note(now.Sub(started))
 	g.wake()
 	if w.child {
@@ -138,7 +147,7 @@ func (g *gate) acquire(ctx context.Context, w *waiter) error {
 	if w.done {
 		return nil
 	}
-	w.role.waiting -= w.n
+	w.role.waiting -= w.needs()
 	w.role.refused++
 	if g.ended {
 		return ErrManagerClosed
@@ -182,7 +191,7 @@ func (g *gate) serve(now instant) {
 			return
 		}
 		g.waiting.Remove(e)
-		w.role.waiting -= w.n
+		w.role.waiting -= w.needs()
 		w.done = true
 		g.enter(w)
 		close(w.ready)
@@ -308,6 +317,7 @@ func (g *gate) closed(c *conn, proven bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(c.term.conns, c)
+	delete(g.closing, c)
 	if !proven {
 		// Stays in open. PostgreSQL must show that it is gone, which it does for epochs that have ended.
 		if c.term == g.term || c.term == g.confirm {
@@ -380,8 +390,14 @@ func (g *gate) rotate() {
 	g.moved()
 }
 
-// lingering runs f, which waits for a server; false when nobody would wait for f.
-func (g *gate) lingering(f func()) bool { return g.linger.start(f) }
-
-// impatient is true when the process ends.
-func (g *gate) impatient() bool { return g.hurry.Load() }
+// stopLingering waits until the servers have closed what is being closed, but not for longer than limit.
+func (g *gate) stopLingering(limit time.Duration) {
+	g.linger.stop(limit, func() {
+		g.hurry.Store(true)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for c := range g.closing {
+			_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+		}
+	})
+}

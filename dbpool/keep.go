@@ -44,7 +44,7 @@ func (m *Manager) due() time.Time {
 	switch {
 	case m.called.IsZero():
 		return now
-	case m.reply == nil: // Redis did not answer
+	case m.failing, m.reply != nil && m.reply.Verdict != VerdictOK:
 		every = pressEvery
 	case len(g.settled) > 0 || g.doubt || h.spare() > 0 || !h.registered || h.granted == 0 && h.target > 0 && h.number == 1:
 		every = spareEvery
@@ -86,7 +86,7 @@ func (m *Manager) call(ctx context.Context) {
 	if err != nil {
 		m.failed(ctx, "redis", err)
 		g.mu.Lock()
-		m.reply = nil // due: again in a second. The last one stays in the holder
+		m.reply, m.failing = nil, true // nothing is confirmed by what may be old
 		g.mu.Unlock()
 		return
 	}
@@ -113,6 +113,7 @@ func (m *Manager) mayWantToConfirm(now time.Time) bool {
 func (m *Manager) take(ctx context.Context, sent time.Time, c *Call, r *Reply) {
 	g := m.gate
 	g.mu.Lock()
+	m.failing = false
 	before, was := g.h.limit(), g.h.generation
 	lost := false
 	switch {

@@ -81,6 +81,7 @@ type Manager struct {
 	// Under gate.mu.
 	witness   witness
 	reply     *Reply
+	failing   bool // the last call had no answer
 	called    time.Time
 	pressed   time.Time // since when more is wanted than there is; zero: it is not
 	dropping  bool      // the confirmation is to be given up, and its connection is closed
@@ -151,7 +152,7 @@ func (m *Manager) Limit() int {
 }
 
 // Pool makes a pool under the lease, without connecting. cfg.DSN and cfg.Hostname are the Manager's; cfg.MaxConns bounds the pool, 0 is
-// as many as the lease has. Run closes it.
+// as many as the lease has. Run closes it; after Run the error is ErrManagerClosed.
 func (m *Manager) Pool(ctx context.Context, cfg Config) (*Pool, error) {
 	return m.pool(ctx, cfg, m.cfg.DSN)
 }
@@ -183,6 +184,10 @@ func (m *Manager) pool(ctx context.Context, cfg Config, dsn string) (*Pool, erro
 	g := m.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.ended {
+		pool.Close()
+		return nil, ErrManagerClosed
+	}
 	p := &Pool{pool: pool, queryTimeout: cmp.Or(cfg.QueryTimeout, 5*time.Second), gate: g, role: g.role(name)}
 	if limit > 0 {
 		p.role.limit += limit
@@ -240,14 +245,7 @@ func (m *Manager) leave(ctx context.Context) error {
 	g.end(g.confirm)
 	g.end(g.term)
 	g.mu.Unlock()
-	g.linger.stop(closeWait, func() {
-		g.hurry.Store(true)
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		for c := range g.term.conns {
-			_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
-		}
-	})
+	g.stopLingering(closeWait)
 	g.mu.Lock()
 	g.h.target = 0
 	drop := g.confirm == nil || g.confirm.open == 0

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/queueville/queueville/dbpool"
+	"github.com/queueville/queueville/internal/pgtest"
 	"github.com/queueville/queueville/internal/redistest"
 	"github.com/queueville/queueville/internal/throwaway"
 )
@@ -242,5 +243,151 @@ func TestTwoHostsShareTheBudget(t *testing.T) {
 	s, err := r.ledger.Snapshot(t.Context())
 	if err != nil || s.Leased != 2 || s.Doubtful != 0 || len(s.Leases) != 1 {
 		t.Errorf("after b has gone: %+v, %v", s, err)
+	}
+}
+
+// In a steady state a busy host calls Redis at most once a second, an idle one every three.
+func TestCallsPerHost(t *testing.T) {
+	r := newRig(t, 42, 2)
+	r.ttl = 12 * time.Second
+	idle, lively := r.host(t, "idle", nil), r.host(t, "lively", nil)
+	l := busy(t, lively.pool(t, "worker", 0), 10, "SELECT pg_sleep(0.01)")
+	time.Sleep(5 * time.Second)
+	a, b := idle.Stats().Calls, lively.Stats().Calls
+	time.Sleep(6 * time.Second)
+	a, b = idle.Stats().Calls-a, lively.Stats().Calls-b
+	l.stop()
+	if a > 3 || b > 4 {
+		t.Errorf("calls in 6 s: idle %d, busy %d", a, b)
+	}
+}
+
+// Pools of two roles share one lease: idle connections of one make room for the other.
+func TestRolesShareTheLease(t *testing.T) {
+	r := newRig(t, 6, 2)
+	w := r.watch(t)
+	h := r.host(t, "h", nil)
+	a, b := h.pool(t, "a", 0), h.pool(t, "b", 0)
+	la := busy(t, a, 8, "SELECT pg_sleep(0.01)")
+	eventually(t, 10*time.Second, "a has all", func() bool { return w.now.Load() == 4 && la.done.Load() > 10 })
+	la.stop()
+	lb := busy(t, b, 8, "SELECT pg_sleep(0.01)")
+	eventually(t, 10*time.Second, "b works", func() bool { return lb.done.Load() > 50 })
+	lb.stop()
+	if n := la.failed.Load() + lb.failed.Load(); n > 0 {
+		t.Errorf("%d queries failed", n)
+	}
+	s := h.Stats()
+	if s.Roles["a"].Acquired == 0 || s.Roles["b"].Waited == 0 || s.Leased > 4 {
+		t.Errorf("stats %+v", s)
+	}
+	w.check(t, 6)
+}
+
+// Every way to use a pool gives its connection back.
+func TestEveryMethodReleases(t *testing.T) {
+	r := newRig(t, 4, 1)
+	h := r.host(t, "h", nil)
+	p := h.pool(t, "worker", 0)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 4 { // there are two connections
+		_, err := p.Exec(ctx, "CREATE TABLE IF NOT EXISTS x (i int)")
+		must(err)
+		rows, err := p.Query(ctx, "SELECT generate_series(1, 3)")
+		must(err)
+		_, err = pgx.CollectRows(rows, pgx.RowTo[int])
+		must(err)
+		if rows, err := p.Query(ctx, "SELECT nonsense"); err == nil {
+			rows.Close()
+			if rows.Err() == nil {
+				t.Error("nonsense was selected")
+			}
+		}
+		var n int
+		must(p.QueryRow(ctx, "SELECT 1").Scan(&n))
+		if err := p.QueryRow(ctx, "SELECT nonsense").Scan(&n); err == nil {
+			t.Error("nonsense was selected")
+		}
+		tx, err := p.Begin(ctx)
+		must(err)
+		_, err = tx.Exec(ctx, "INSERT INTO x VALUES (1)")
+		must(err)
+		must(tx.Commit(ctx))
+		if err := tx.Rollback(ctx); !errors.Is(err, pgx.ErrTxClosed) {
+			t.Errorf("Rollback after Commit: %v", err)
+		}
+		var batch pgx.Batch
+		batch.Queue("SELECT 1")
+		must(p.SendBatch(ctx, &batch).Close())
+		_, err = p.CopyFrom(ctx, pgx.Identifier{"x"}, []string{"i"}, pgx.CopyFromRows([][]any{{1}, {2}}))
+		must(err)
+		must(p.Ping(ctx))
+	}
+	if s := h.Stats(); s.Roles["worker"].InUse != 0 {
+		t.Errorf("%+v still in use", s.Roles["worker"])
+	}
+}
+
+// A smaller budget: hosts shrink to it.
+func TestBudgetIsLowered(t *testing.T) {
+	r := newRig(t, 22, 2)
+	w := r.watch(t)
+	h := r.host(t, "h", nil)
+	l := busy(t, h.pool(t, "worker", 0), 30, "SELECT pg_sleep(0.01)")
+	eventually(t, 10*time.Second, "it has all", func() bool { return w.now.Load() >= 20 })
+	r.setBudget(t, 8, 2)
+	eventually(t, 10*time.Second, "it has less", func() bool { return h.Limit() == 6 && w.now.Load() <= 6 })
+	l.stop()
+	if l.failed.Load() > 0 {
+		t.Errorf("%d queries failed: %v", l.failed.Load(), *l.last.Load())
+	}
+}
+
+// Without a budget nothing is granted and work waits.
+func TestNoBudget(t *testing.T) {
+	r := newRig(t, 10, 1)
+	r.redis.FlushDB(t.Context())
+	h := r.host(t, "h", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	p := h.pool(t, "worker", 0)
+	_, err := p.Acquire(ctx)
+	if !errors.Is(err, context.DeadlineExceeded) || !dbpool.Unavailable(err) || h.Stats().Roles["worker"].Refused != 1 {
+		t.Errorf("Acquire = %v, stats %+v", err, h.Stats())
+	}
+	h.stop()
+	if _, err := p.Acquire(t.Context()); !errors.Is(err, dbpool.ErrManagerClosed) {
+		t.Errorf("Acquire after the end: %v, want ErrManagerClosed", err)
+	}
+	if _, err := h.Pool(t.Context(), dbpool.Config{}); !errors.Is(err, dbpool.ErrManagerClosed) {
+		t.Errorf("Pool after the end: %v, want ErrManagerClosed", err)
+	}
+}
+
+// Behind PgBouncer the lease bounds its clients, and nothing carries a name by which it could be ended.
+func TestBehindPgBouncer(t *testing.T) {
+	r := newRig(t, 12, 1)
+	b := pgtest.PgBouncer(t, r.pg)
+	h := r.host(t, "h", func(c *dbpool.ManagerConfig) { c.DSN, c.Pooled = b.DSN(), true })
+	p := h.pool(t, "worker", 0)
+	l := busy(t, p, 12, "SELECT pg_sleep(0.01)")
+	eventually(t, 10*time.Second, "it works", func() bool { return h.Limit() == 10 && l.done.Load() > 50 })
+	if n := p.Stat().TotalConns(); n > 10 {
+		t.Errorf("%d connections", n)
+	}
+	var name string
+	if err := p.QueryRow(t.Context(), "SELECT current_setting('application_name')").Scan(&name); err != nil || !strings.HasPrefix(name, "queueville-pooled/test/h/") {
+		t.Errorf("application_name = %q, %v", name, err)
+	}
+	l.stop()
+	if l.failed.Load() > 0 {
+		t.Errorf("%d queries failed: %v", l.failed.Load(), *l.last.Load())
 	}
 }

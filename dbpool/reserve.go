@@ -20,7 +20,8 @@ type Reservation struct {
 
 // Reserve waits for n connections for a child process, e.g. Ruby's, whose pool is that large. Start the child with PGAPPNAME set to
 // ApplicationName, so that it ends with its parent (Pdeathsig or the unit's control group), end it when Lost is closed, and call Release
-// when it is gone. One connection more than n must be in the lease: it is used to see that the child's are gone.
+// when it is gone. One connection more than n must be in the lease: it is used to see that the child's are gone. ctx needs a deadline: who waits for
+// connections later waits behind this.
 func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reservation, error) {
 	if n <= 0 || n > maxConnections {
 		return nil, fmt.Errorf("reserve %d database connections", n)
@@ -28,7 +29,11 @@ func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reserva
 	g := m.gate
 	g.mu.Lock()
 	r := g.role(part(roleName, childRoleBytes))
+	all := g.h.budget.Leasable(len(m.servers))
 	g.mu.Unlock()
+	if all > 0 && n+1 > all {
+		return nil, fmt.Errorf("reserve %d database connections: all hosts together have %d, and one more is needed to see that they are closed", n, all)
+	}
 	if err := g.acquire(ctx, &waiter{role: r, n: n, child: true}); err != nil {
 		return nil, fmt.Errorf("reserve database connections: %w", err)
 	}
