@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/queueville/queueville/dbpool"
 	"github.com/queueville/queueville/internal/pgtest"
 	"github.com/queueville/queueville/internal/redistest"

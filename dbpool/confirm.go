@@ -27,7 +27,7 @@ func (m *Manager) confirm(ctx context.Context) {
 		}
 		g := m.gate
 		g.mu.Lock()
-		t, r, mine := g.confirm, m.reply, g.confirm != nil && g.h.confirms
+		t, r, mine := g.confirm, m.reply, g.confirm != nil && g.h.confirms && !m.dropping
 		g.mu.Unlock()
 		if !mine || r == nil || c.term != t {
 			c.close()
@@ -175,16 +175,21 @@ func (m *Manager) see(ctx context.Context, pc *pgx.Conn, visible map[string]back
 func (m *Manager) terminate(ctx context.Context, c *confirmation, host, epoch string) error {
 	name := clusterPrefix(m.ledger.cluster) + host + "/" + epoch + "/"
 	for _, pc := range c.conns {
-		rows, err := pc.Query(ctx, `SELECT pid, application_name FROM pg_stat_activity
-			WHERE left(application_name, length($1)) = $1 AND pid <> pg_backend_pid() AND pg_terminate_backend(pid)`, name)
+		// In the list of columns, not in WHERE: conditions are evaluated in the planner's order, and this must only see what the others let by.
+		rows, err := pc.Query(ctx, `SELECT pid, application_name, pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE left(application_name, length($1)) = $1 AND pid <> pg_backend_pid()`, name)
 		if err != nil {
 			return fmt.Errorf("end connections of an ended lease: %w", err)
 		}
 		var pid int
 		var full string
 		var list []Ended
-		_, err = pgx.ForEachRow(rows, []any{&pid, &full}, func() error {
-			_, _, role, _ := parseName(m.ledger.cluster, full)
+		var done bool
+		_, err = pgx.ForEachRow(rows, []any{&pid, &full, &done}, func() error {
+			_, _, role, ok := parseName(m.ledger.cluster, full)
+			if !ok || !done {
+				return nil // it had ended by itself
+			}
 			list = append(list, Ended{Host: host, Epoch: epoch, Role: role, PID: pid, By: m.gate.h.host})
 			return nil
 		})

@@ -68,7 +68,7 @@ func (c *conn) Close() error {
 
 // cut ends the connection under whoever uses it.
 func (c *conn) cut() {
-	_ = c.Conn.SetDeadline(time.Unix(1, 0)) // wakes a read or write that waits
+	_ = c.SetDeadline(time.Unix(1, 0)) // wakes a read or write that waits
 	_ = c.Close()
 }
 
@@ -84,11 +84,11 @@ func (c *conn) linger() {
 	var buf [4096]byte
 	proven := false
 	for {
-		_ = c.Conn.SetReadDeadline(time.Time{})
+		_ = c.SetReadDeadline(time.Time{})
 		if c.gate.hurry.Load() {
 			break // the process ends: the kernel closes what is left, and PostgreSQL will show it
 		}
-		_, err := c.Conn.Read(buf[:])
+		_, err := c.Read(buf[:])
 		if err == nil {
 			continue
 		}

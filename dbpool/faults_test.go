@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/queueville/queueville/dbpool"
@@ -97,18 +98,18 @@ type child struct {
 	ended  chan struct{}
 }
 
-func startChild(t testing.TB, r *rig, name, redisSpec string, n int) *child {
-	t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
+func startChild(tb testing.TB, r *rig, name, redisSpec string, n int) *child {
+	tb.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), os.Args[0])
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s %d", childEnv, name, r.cluster, redisSpec, r.ttl, n), "PGURL="+r.url(), "GOMAXPROCS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	c := &child{cmd: cmd, ended: make(chan struct{})}
 	up := make(chan struct{})
@@ -131,11 +132,11 @@ func startChild(t testing.TB, r *rig, name, redisSpec string, n int) *child {
 		}
 		_ = cmd.Wait()
 	}()
-	t.Cleanup(func() { c.kill() })
+	tb.Cleanup(func() { c.kill() })
 	select {
 	case <-up:
 	case <-time.After(20 * time.Second):
-		t.Fatalf("%s did not start", name)
+		tb.Fatalf("%s did not start", name)
 	}
 	return c
 }
@@ -157,11 +158,41 @@ func redisSpec(c *redis.Client) string {
 	return fmt.Sprintf("- %s %d", c.Options().Addr, c.Options().DB)
 }
 
+// bystanders connects others that use the database, some with names that are nearly ours; the function it returns sees that they live.
+func (r *rig) bystanders(t *testing.T) func() {
+	t.Helper()
+	var conns []*pgx.Conn
+	for _, name := range []string{
+		"", "puma", "psql", "queueville", "queueville/web1/worker", "queueville/tes_/frozen/abcdefghij/worker", "queueville/test/frozen", "queueville/testing/frozen/abcdefghij/worker",
+	} {
+		cfg, err := pgx.ParseConfig(r.pg.DSN())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.RuntimeParams["application_name"] = name
+		c, err := pgx.ConnectConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
+		conns = append(conns, c)
+	}
+	return func() {
+		t.Helper()
+		for _, c := range conns {
+			if err := c.Ping(t.Context()); err != nil {
+				t.Errorf("%q was ended: %v", c.Config().RuntimeParams["application_name"], err)
+			}
+		}
+	}
+}
+
 // A process that freezes with its connections open keeps them off the others until PostgreSQL shows that they are gone; that they are
 // ended is journalled. When it wakes up it begins anew.
 func TestFrozenHostPastItsLease(t *testing.T) {
 	r := newRig(t, 12, 1)
 	w := r.watch(t)
+	bystanders := r.bystanders(t)
 	frozen := startChild(t, r, "frozen", redisSpec(r.redis), 12)
 	eventually(t, 15*time.Second, "it has all", func() bool { return w.now.Load() >= 10 })
 	h := r.host(t, "next", nil)
@@ -185,6 +216,12 @@ func TestFrozenHostPastItsLease(t *testing.T) {
 	journal, err := r.ledger.Journal(t.Context(), 100)
 	if err != nil || ended == 0 || len(journal) != ended {
 		t.Errorf("%d connections ended, %d in the journal (%v)", ended, len(journal), err)
+	}
+	bystanders()
+	for _, text := range h.events.failures() {
+		if strings.HasPrefix(text, "postgres") {
+			t.Error(text)
+		}
 	}
 	frozen.signal(syscall.SIGCONT)
 	eventually(t, 15*time.Second, "the one that woke up has its share", func() bool {
@@ -382,7 +419,7 @@ func TestReservation(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, "the child is connected", func() bool {
 		var n int
-		return p.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", res.ApplicationName()).Scan(&n) == nil && n == 1
+		return p.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND state = 'active'", res.ApplicationName()).Scan(&n) == nil && n == 1
 	})
 	_ = psql.Process.Kill()
 	_ = psql.Wait()

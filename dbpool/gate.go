@@ -332,11 +332,11 @@ func (g *gate) closed(c *conn, proven bool) {
 // less counts one socket less. The lock is held.
 func (g *gate) less(t *term) {
 	t.open--
-	switch {
-	case t == g.term:
+	switch t {
+	case g.term:
 		g.h.open--
 		g.moved()
-	case t == g.confirm:
+	case g.confirm:
 		g.h.confirmOpen--
 	default:
 		g.settle(t)
@@ -397,7 +397,7 @@ func (g *gate) stopLingering(limit time.Duration) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		for c := range g.closing {
-			_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+			_ = c.SetReadDeadline(time.Unix(1, 0))
 		}
 	})
 }

@@ -93,9 +93,11 @@ func (h *holder) next(now instant, demand int, confirm bool) Call {
 	}
 	if confirm {
 		c.Confirm = h.confirm
-	} else if h.confirmOpen == 0 && h.confirm != "" {
-		c.Confirm, c.Drop = h.confirm, true
-		h.confirms = false
+	} else {
+		h.confirms = false // not renewed, so not ours to open anything with
+		if h.confirmOpen == 0 && h.confirm != "" {
+			c.Confirm, c.Drop = h.confirm, true
+		}
 	}
 	return c
 }

@@ -143,6 +143,7 @@ func (m *Manager) take(ctx context.Context, sent time.Time, c *Call, r *Reply) {
 		m.failed(ctx, "redis", ErrCluster)
 	case VerdictFull:
 		m.log.WarnContext(ctx, "too many hosts share the connection budget", slog.Int("hosts", maxHosts))
+	default:
 	}
 	if lost {
 		for _, p := range pools {

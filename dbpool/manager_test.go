@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,7 @@ func newRig(t *testing.T, connections, least int) *rig {
 func newRigOn(t *testing.T, client *redis.Client, connections, least int) *rig {
 	t.Helper()
 	pg, err := throwaway.Postgres(t.Context(), throwaway.PostgresConfig{
-		MaxConnections: connections + 10, Settings: map[string]string{"authentication_timeout": "2s"},
+		MaxConnections: connections + 20, Settings: map[string]string{"authentication_timeout": "2s"},
 	})
 	redistest.Need(t, err)
 	t.Cleanup(func() { _ = pg.Stop() })
@@ -70,10 +71,24 @@ type events struct {
 	mu    sync.Mutex
 	lost  []string
 	ended []dbpool.Ended
+
+	failed []string
 }
 
-func (*events) Leased(int, int)      {}
-func (*events) Failed(string, error) {}
+func (*events) Leased(int, int) {}
+
+func (e *events) Failed(what string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failed = append(e.failed, what+": "+err.Error())
+}
+
+func (e *events) failures() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.failed)
+}
+
 func (e *events) LeaseLost(reason string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -92,29 +107,29 @@ type host struct {
 	stop   func()
 }
 
-func (r *rig) host(t testing.TB, name string, change func(*dbpool.ManagerConfig)) *host {
-	t.Helper()
+func (r *rig) host(tb testing.TB, name string, change func(*dbpool.ManagerConfig)) *host {
+	tb.Helper()
 	cfg := dbpool.ManagerConfig{Redis: r.redis, Cluster: r.cluster, Host: name, DSN: r.url(), TTL: r.ttl}
 	h := &host{events: &events{}}
 	cfg.Observer = h.events
-	cfg.Log = slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With(slog.String("host", name))
+	cfg.Log = slog.New(slog.NewTextHandler(logTo{tb}, &slog.HandlerOptions{Level: slog.LevelDebug})).With(slog.String("host", name))
 	if change != nil {
 		change(&cfg)
 	}
 	m, err := dbpool.NewManager(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	h.Manager = m
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := m.Run(ctx); err != nil {
-			t.Logf("%s: %v", name, err)
+			tb.Logf("%s: %v", name, err)
 		}
 	})
 	h.stop = func() { cancel(); running.Wait() }
-	t.Cleanup(h.stop)
+	tb.Cleanup(h.stop)
 	return h
 }
 
@@ -132,10 +147,10 @@ type load struct {
 	stop         func()
 }
 
-func busy(t testing.TB, p *dbpool.Pool, n int, sql string) *load {
-	t.Helper()
+func busy(tb testing.TB, p *dbpool.Pool, n int, sql string) *load {
+	tb.Helper()
 	l := &load{}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
@@ -155,7 +170,7 @@ func busy(t testing.TB, p *dbpool.Pool, n int, sql string) *load {
 		})
 	}
 	l.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
-	t.Cleanup(l.stop)
+	tb.Cleanup(l.stop)
 	return l
 }
 
@@ -166,20 +181,20 @@ type watcher struct {
 	stop    func()
 }
 
-func (r *rig) watch(t testing.TB) *watcher {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), r.pg.DSN())
+func (r *rig) watch(tb testing.TB) *watcher {
+	tb.Helper()
+	conn, err := pgx.Connect(tb.Context(), r.pg.DSN())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	w := &watcher{}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a test
 		for ctx.Err() == nil {
 			var n int64
-			if err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'queueville/%'`).Scan(&n); err != nil {
+			if err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'queueville/test/%/%'`).Scan(&n); err != nil {
 				continue
 			}
 			w.now.Store(n)
@@ -188,34 +203,34 @@ func (r *rig) watch(t testing.TB) *watcher {
 		}
 	})
 	w.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
-	t.Cleanup(w.stop)
+	tb.Cleanup(w.stop)
 	return w
 }
 
-func (w *watcher) check(t testing.TB, budget int64) {
-	t.Helper()
+func (w *watcher) check(tb testing.TB, budget int64) {
+	tb.Helper()
 	if n := w.highest.Load(); n > budget {
-		t.Errorf("%d backends with a budget of %d", n, budget)
+		tb.Errorf("%d backends with a budget of %d", n, budget)
 	}
 }
 
-func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) time.Duration {
-	t.Helper()
+func eventually(tb testing.TB, limit time.Duration, what string, ok func() bool) time.Duration {
+	tb.Helper()
 	start := time.Now()
 	for !ok() {
 		if time.Since(start) > limit {
-			t.Fatalf("not after %v: %s", limit, what)
+			tb.Fatalf("not after %v: %s", limit, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	return time.Since(start)
 }
 
-func (h *host) pool(t testing.TB, role string, limit int) *dbpool.Pool {
-	t.Helper()
-	p, err := h.Pool(t.Context(), dbpool.Config{Role: role, MaxConns: limit})
+func (h *host) pool(tb testing.TB, role string, limit int) *dbpool.Pool {
+	tb.Helper()
+	p, err := h.Pool(tb.Context(), dbpool.Config{Role: role, MaxConns: limit})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return p
 }
