@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	fetchBatch   = 256                   // jobs per script call at most: while one batch is read and run, the next is fetched
+	fetchBatch   = 340                   // jobs per script call at most: while one batch is read and run, the next is fetched
 	fetchTimeout = 5 * time.Second       // one call
 	fetchLinger  = 10 * time.Millisecond // how long a little room waits to become more
 	fetchGap     = 5 * time.Millisecond  // from one fetch that emptied the queues to the next, so that a steady trickle does not cost a call a job

@@ -133,7 +133,7 @@ func (s *foreignSide) limits(names []string, native, foreign int) queues.Limits 
 		l.Most[i] = fetchBatch
 		switch {
 		case !known:
-			l.Most[i] = firstTaste
+			l.Most[i] = min(firstTaste, max(1, foreign))
 		case share < littleShare && s.inHand < foreignPile:
 			l.Costs[i] = [2]float64{1, 0}
 		case share > 1-littleShare:

@@ -36,6 +36,14 @@ type Options struct {
 	MaxRate   float64  `toml:"max_rate"`
 	Shadow    bool     `toml:"shadow"`
 
+	Full          bool     `toml:"full"`
+	RubyProcesses int      `toml:"ruby_processes"`
+	RubyThreads   int      `toml:"ruby_threads"`
+	RubyMemoryMB  int      `toml:"ruby_memory"`
+	RubyStuck     string   `toml:"ruby_stuck"`
+	RubyNoPreload bool     `toml:"ruby_no_preload"`
+	RubyCommand   []string `toml:"ruby_command"`
+
 	Concurrency   int           `toml:"concurrency"`
 	Stated        int           `toml:"stated_concurrency"`
 	PerHost       int           `toml:"per_host"`
@@ -59,6 +67,7 @@ func DefaultOptions() *Options {
 	return &Options{
 		Canary: "100%", Concurrency: 512, Stated: 25, PerHost: 8, DBConnections: 5, StopTimeout: 25 * time.Second,
 		Metrics: "127.0.0.1:9395", MetricsPrefix: "ruby_", LogFormat: "auto", LogLevel: "info", BusyMirror: true,
+		RubyThreads: 25, RubyMemoryMB: 2048, RubyStuck: "report",
 	}
 }
 
@@ -81,6 +90,14 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.OnlyHosts, "only-host", o.OnlyHosts, "take only deliveries to this `HOST[:PORT]` (repeat)")
 	f.Float64Var(&o.MaxRate, "max-rate", o.MaxRate, "take at most so many jobs a second (0: no limit)")
 	f.BoolVar(&o.Shadow, "shadow", o.Shadow, "take and send nothing: look, sign, and report what would have been done")
+
+	f.BoolVar(&o.Full, "full", o.Full, "run everything: all seven queues, or those given with --own, with Ruby processes for what is not native")
+	f.IntVar(&o.RubyProcesses, "ruby-processes", o.RubyProcesses, "with --full: Ruby processes at most (0: as many as there are processors)")
+	f.IntVar(&o.RubyThreads, "ruby-threads", o.RubyThreads, "with --full: jobs at once in one Ruby process at most")
+	f.IntVar(&o.RubyMemoryMB, "ruby-memory", o.RubyMemoryMB, "with --full: `MIB` above which a Ruby process is replaced (0: no limit)")
+	f.StringVar(&o.RubyStuck, "ruby-stuck", o.RubyStuck, "with --full: report or kill jobs that run far longer than their class does")
+	f.BoolVar(&o.RubyNoPreload, "ruby-no-preload", o.RubyNoPreload, "with --full: start each Ruby process by itself instead of forking it")
+	f.StringSliceVar(&o.RubyCommand, "ruby-command", o.RubyCommand, "with --full: the `WORDS` that start Ruby, with commas, e.g. bundle,exec,ruby (default: found as Mastodon's units do)")
 
 	f.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "deliveries in flight at most")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
@@ -254,7 +271,8 @@ func (o *Options) readQueues(p *plan, bad badFunc) {
 			bad("foreign-to", "name a queue that Ruby serves", "queue %q is owned, jobs would come straight back", o.ForeignTo)
 		}
 	}
-	if len(p.owned) > 0 && o.ForeignTo == "" {
+	o.readFull(p, bad)
+	if len(p.owned) > 0 && o.ForeignTo == "" && !o.Full {
 		bad("own", "start a Sidekiq process with -q push_ruby instead of -q push and give --foreign-to push_ruby",
 			"owned queues hold jobs that only Ruby can run, and there is no --foreign-to to move them to")
 	}

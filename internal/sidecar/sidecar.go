@@ -25,6 +25,7 @@ import (
 	"github.com/queueville/queueville/queues"
 	"github.com/queueville/queueville/scheduler"
 	"github.com/queueville/queueville/worker"
+	"github.com/queueville/queueville/worker/ruby"
 )
 
 // assumedVersion is taken for Mastodon's when nothing tells it. Its header order and second knock are understood by every version.
@@ -67,6 +68,8 @@ type Sidecar struct {
 	health  *workmetrics.Health
 	server  *workmetrics.Server
 	shadow  *worker.Shadow
+	command ruby.Command // with --full
+	ruby    *engine      // nil without
 }
 
 // New reads and checks everything and connects to every server. All problems come back at once, warnings too; with one of severity error
@@ -77,6 +80,11 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 	problems = append(problems, more...)
 	if env.AnyForeign {
 		problems = slices.DeleteFunc(problems, func(p mastodonenv.Problem) bool { return p.Name == "--own" && opts.ForeignTo == "" })
+	}
+	var command ruby.Command
+	if opts.Full && opts.Mastodon != "" {
+		command, more = opts.rubyCommand(env.Environ)
+		problems = append(problems, more...)
 	}
 	if cfg == nil {
 		return nil, problems
@@ -89,7 +97,7 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 		srv.close()
 		return nil, problems
 	}
-	s := &Sidecar{opts: opts, plan: p, env: env, config: cfg, servers: srv, Store: queues.NewStore(srv.sidekiq, cfg.Namespace)}
+	s := &Sidecar{opts: opts, plan: p, env: env, config: cfg, servers: srv, command: command, Store: queues.NewStore(srv.sidekiq, cfg.Namespace)}
 	if mastodonenv.Errors(problems) == nil {
 		problems = append(problems, s.checkForeign(ctx)...)
 	}
@@ -171,6 +179,12 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 				return deliveryjobs.Rehearse(ctx, s.Deliverer, job)
 			},
 		})
+	}
+	if s.opts.Full {
+		if s.ruby, err = s.makeRuby(identity, ruby.NoObserver{}); err != nil {
+			return err
+		}
+		cfg.Foreign = s.ruby
 	}
 	if s.env.Tune != nil {
 		s.env.Tune(&cfg)
@@ -333,6 +347,9 @@ func (s *Sidecar) MetricsAddr() string {
 // Describe says in a few words what will be done, for the first line of the log.
 func (s *Sidecar) Describe() string {
 	var parts []string
+	if s.opts.Full {
+		parts = append(parts, "runs everything, with Ruby processes")
+	}
 	if len(s.plan.owned) > 0 {
 		parts = append(parts, "owns "+strings.Join(s.plan.owned, ", "))
 	}

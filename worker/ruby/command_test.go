@@ -87,7 +87,7 @@ func TestHint(t *testing.T) {
 		"connection to server failed (ActiveRecord::ConnectionNotEstablished)":      "database",
 		"all is well": "",
 	} {
-		if got := Hint([]string{"before", line, "from /somewhere"}); (got == "") != (want == "") || !strings.Contains(got, want) {
+		if got := Hint([]string{"before", line, "from /home/mastodon/live/config/application.rb:3:in `require'"}); (got == "") != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("Hint(%q) = %q, want something of %q", line, got, want)
 		}
 	}

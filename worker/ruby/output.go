@@ -87,6 +87,9 @@ func printable(b []byte) string {
 // Hint says what a failed boot's last lines point to; "" if nothing is known.
 func Hint(lines []string) string {
 	for _, l := range slices.Backward(lines) {
+		if strings.HasPrefix(strings.TrimSpace(l), "from ") { // a backtrace names files that are not the reason
+			continue
+		}
 		has := func(words ...string) bool {
 			for _, w := range words {
 				if strings.Contains(l, w) {

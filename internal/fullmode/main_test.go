@@ -1,0 +1,178 @@
+package fullmode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/queueville/queueville/internal/pgtest"
+	"github.com/queueville/queueville/internal/redistest"
+	"github.com/queueville/queueville/internal/rubyapp"
+	"github.com/queueville/queueville/internal/sidecar"
+	"github.com/queueville/queueville/worker"
+)
+
+// childEnv makes this binary a worker: its value is a spec as JSON.
+const childEnv = "QUEUEVILLE_TEST_FULL"
+
+type spec struct {
+	Mastodon  string
+	Own       []string
+	Processes int
+	Threads   int
+	NoPreload bool
+	Stop      time.Duration
+	Lease     time.Duration
+}
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		os.Exit(child(text))
+	}
+	code := m.Run()
+	if err := errors.Join(redistest.Stop(), pgtest.Stop()); err != nil {
+		fmt.Fprintln(os.Stderr, "stop the shared servers:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func child(text string) int {
+	var s spec
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+	o := sidecar.DefaultOptions()
+	o.Mastodon, o.Full, o.Own, o.Metrics, o.PollAverage = s.Mastodon, true, s.Own, "", 2*time.Second
+	o.RubyProcesses, o.RubyThreads, o.RubyNoPreload, o.StopTimeout = s.Processes, s.Threads, s.NoPreload, s.Stop
+	car, problems := sidecar.New(ctx, o, sidecar.Env{
+		Environ: os.Environ(), Version: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Tune: func(c *worker.Config) {
+			c.LeaseTTL, c.RenewEvery, c.AdoptEvery, c.BeatEvery, c.PollFirst = s.Lease, s.Lease/6, time.Second, time.Second, time.Second
+		},
+	})
+	for _, p := range problems {
+		fmt.Fprintln(os.Stderr, p)
+	}
+	if car == nil {
+		return 3
+	}
+	if err := car.Run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// work is a worker in a process of its own.
+type work struct {
+	*exec.Cmd
+	t    testing.TB
+	done chan error
+}
+
+// start runs `work --full` for an application; what is left out of s has a default.
+func start(t testing.TB, app *rubyapp.App, s spec) *work {
+	t.Helper()
+	s.Mastodon = app.Dir
+	if s.Processes == 0 {
+		s.Processes = 2
+	}
+	if s.Threads == 0 {
+		s.Threads = 10
+	}
+	if s.Stop == 0 {
+		s.Stop = 10 * time.Second
+	}
+	if s.Lease == 0 {
+		s.Lease = 6 * time.Second
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &work{Cmd: exec.Command(exe), t: t, done: make(chan error, 1)} //nolint:noctx // ended by the test's clean-up
+	w.Env = append(os.Environ(), app.Env(childEnv+"="+string(text), "PATH="+binDir(app)+":"+os.Getenv("PATH"))...)
+	w.Stdout, w.Stderr = os.Stderr, os.Stderr
+	if !testing.Verbose() {
+		f, err := os.CreateTemp(t.TempDir(), "log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Stdout, w.Stderr = f, f
+		t.Cleanup(func() {
+			if t.Failed() {
+				text, _ := os.ReadFile(f.Name())
+				t.Logf("the worker's log:\n%s", text)
+			}
+			_ = f.Close()
+		})
+	}
+	if err := w.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { w.done <- w.Wait() }()
+	t.Cleanup(func() {
+		if w.done != nil {
+			w.stop()
+		}
+	})
+	return w
+}
+
+// stop asks the worker to stop and waits for it.
+func (w *work) stop() {
+	w.t.Helper()
+	_ = w.Process.Signal(syscall.SIGTERM)
+	w.wait(40 * time.Second)
+}
+
+func (w *work) kill() {
+	w.t.Helper()
+	_ = w.Process.Kill()
+	select {
+	case <-w.done:
+	case <-time.After(10 * time.Second):
+		w.t.Error("the worker survives kill -9")
+	}
+	w.done = nil
+}
+
+func (w *work) wait(limit time.Duration) {
+	w.t.Helper()
+	select {
+	case err := <-w.done:
+		if err != nil {
+			w.t.Errorf("the worker ended with %v", err)
+		}
+	case <-time.After(limit):
+		w.t.Errorf("the worker has not stopped within %v", limit)
+		_ = w.Process.Kill()
+		<-w.done
+	}
+	w.done = nil
+}
+
+func eventually(t testing.TB, what string, limit time.Duration, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !cond(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+
+	"github.com/queueville/queueville/internal/mastodonenv"
+	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/worker"
+	"github.com/queueville/queueville/worker/ruby"
+)
+
+// mastodonQueues are all queues of a Mastodon with the weights of its own configuration.
+var mastodonQueues = []struct {
+	name   string
+	weight int
+}{{"default", 8}, {"push", 6}, {"ingress", 4}, {"mailers", 2}, {"pull", 1}, {"scheduler", 1}, {"fasp", 1}}
+
+// readFull checks what --full rules out and makes it own every queue, unless some are named.
+func (o *Options) readFull(p *plan, bad badFunc) {
+	if !o.Full {
+		if o.RubyCommand != nil {
+			bad("ruby-command", "give --full too", "there is no Ruby without --full")
+		}
+		return
+	}
+	if o.Mastodon == "" {
+		bad("full", "give --mastodon DIR", "it runs the Ruby of a Mastodon, and no directory is given")
+	}
+	if len(o.Shared) > 0 {
+		bad("shared", "leave it away", "with --full every queue is owned")
+	}
+	if o.ForeignTo != "" {
+		bad("foreign-to", "leave it away", "with --full there are no foreign jobs: Ruby processes of this worker run them")
+	}
+	if o.Shadow {
+		bad("shadow", "try --shadow without --full first", "a shadow runs nothing, so it needs no Ruby")
+	}
+	p.shared = nil
+	if len(p.owned) == 0 {
+		for _, q := range mastodonQueues {
+			p.owned = append(p.owned, q.name)
+			p.weights[q.name] = q.weight
+		}
+	}
+	if o.RubyProcesses < 0 || o.RubyProcesses > 256 {
+		bad("ruby-processes", "use 1 to 256, or 0 for as many as there are processors", "%d is out of range", o.RubyProcesses)
+	}
+	if o.RubyThreads < 1 || o.RubyThreads > 1000 {
+		bad("ruby-threads", "use 1 to 1000", "%d is out of range", o.RubyThreads)
+	}
+	if o.RubyMemoryMB < 0 || o.RubyMemoryMB > 0 && o.RubyMemoryMB < 64 {
+		bad("ruby-memory", "use at least 64, or 0 for no limit", "%d MiB is out of range", o.RubyMemoryMB)
+	}
+	if !slices.Contains([]string{"report", "kill"}, o.RubyStuck) {
+		bad("ruby-stuck", "use report or kill", "%q is unknown", o.RubyStuck)
+	}
+}
+
+// rubyCommand finds out how Ruby is started.
+func (o *Options) rubyCommand(environ []string) (ruby.Command, []mastodonenv.Problem) {
+	command, err := ruby.FindCommand(o.Mastodon, environ, ruby.HostFiles())
+	if o.RubyCommand != nil { // what cannot be found is given
+		command.Ruby, command.Dir, command.Env, err = o.RubyCommand, o.Mastodon, environ, nil
+	}
+	var problems []mastodonenv.Problem
+	for _, e := range unjoin(err) {
+		p := problemf("--full", "", "%v", e)
+		if c, ok := errors.AsType[*ruby.CommandError](e); ok {
+			p.Hint = c.Hint
+		}
+		problems = append(problems, p)
+	}
+	return command, problems
+}
+
+func unjoin(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if list, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the list itself is wanted
+		return list.Unwrap()
+	}
+	return []error{err}
+}
+
+// makeRuby makes the supervisor of the Ruby processes. Its jobs come from s.Worker, which is made after it.
+func (s *Sidecar) makeRuby(identity string, observer ruby.Observer) (*engine, error) {
+	stuck := ruby.Report
+	if s.opts.RubyStuck == "kill" {
+		stuck = ruby.Kill
+	}
+	memory := int64(s.opts.RubyMemoryMB) << 20
+	if memory == 0 {
+		memory = -1
+	}
+	seed := fnv.New32a()
+	_, _ = fmt.Fprint(seed, s.config.LocalDomain)
+	supervisor, err := ruby.New(ruby.Config{
+		Command: s.command, Queues: s.plan.owned, Threads: s.opts.RubyThreads, MaxProcs: s.opts.RubyProcesses, NoPreload: s.opts.RubyNoPreload,
+		MemoryLimit: memory, StopTimeout: s.opts.StopTimeout, Stuck: ruby.StuckPolicy{Action: stuck}, DBPool: s.opts.RubyThreads,
+		Poison: s.Store, Leader: s.leader(identity), CronSeed: seed.Sum32(),
+		Done: func(job ruby.Job, r ruby.Result) {
+			s.Worker.Conclude(job.Token, worker.ForeignResult{
+				Kind: kinds[r.Kind], Failed: r.Failed, Label: r.Label, Payload: r.Payload, Run: r.Run, CPU: r.CPU, DB: r.DB,
+			})
+		},
+		RoomGrew: func() { s.Worker.RoomGrew() },
+		Observer: observer, Log: s.env.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ruby: %w", err)
+	}
+	return &engine{supervisor}, nil
+}
+
+// leader is who may run the cron scheduler: nobody here, if its queue is somebody else's.
+func (s *Sidecar) leader(identity string) ruby.Leader {
+	if !slices.Contains(s.plan.owned, "scheduler") {
+		return nil
+	}
+	return queues.NewLeader(s.Store, "cron", identity)
+}
+
+var kinds = [...]worker.OutcomeKind{ruby.Acked: worker.Done, ruby.Returned: worker.Returned, ruby.Dead: worker.Failed}
+
+// engine is the supervisor as the worker wants it.
+type engine struct{ *ruby.Supervisor }
+
+// Run implements worker.Foreign.
+func (e *engine) Run(ctx context.Context) error { return e.Supervisor.Run(ctx) }
+
+// Submit implements worker.Foreign.
+func (e *engine) Submit(jobs []worker.ForeignJob) {
+	list := make([]ruby.Job, len(jobs))
+	for i, j := range jobs {
+		list[i] = ruby.Job(j)
+	}
+	e.Supervisor.Submit(list)
+}
+
+// Withdraw implements worker.Foreign.
+func (e *engine) Withdraw() []worker.ForeignJob {
+	jobs := e.Supervisor.Withdraw()
+	list := make([]worker.ForeignJob, len(jobs))
+	for i, j := range jobs {
+		list[i] = worker.ForeignJob(j)
+	}
+	return list
+}
