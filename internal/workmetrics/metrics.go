@@ -2,8 +2,8 @@
 // with /metrics, /healthz and /readyz.
 //
 // Two families of names: those that Mastodon 4.4 and later export for Sidekiq, where the meaning is the same (so that existing dashboards
-// go on working), and queueville_… for the rest. Labels are bounded: classes and queues come from configuration, destinations are the top
-// few, everything else is from fixed lists.
+// go on working), and queueville_… for the rest. Labels are bounded: of classes, queues and cron entries the first hundred are named,
+// destinations are the top few, everything else is from fixed lists.
 package workmetrics
 
 import (
@@ -15,6 +15,7 @@ import (
 	"github.com/queueville/queueville/activitypub"
 	"github.com/queueville/queueville/queues"
 	"github.com/queueville/queueville/worker"
+	"github.com/queueville/queueville/worker/ruby"
 )
 
 // latencyBuckets suit both a delivery (tens of milliseconds to the 30 s deadline) and a wait in a queue (up to hours).
@@ -40,6 +41,8 @@ type Metrics struct {
 	leaseLost   *prometheus.CounterVec
 	adopted     prometheus.Counter
 	redisErrors *prometheus.CounterVec
+
+	ruby *rubyMetrics // nil without full mode
 }
 
 // Config names what Metrics reads from.
@@ -53,6 +56,8 @@ type Config struct {
 	Version string
 	TopK    int // destinations shown; default 20
 	Stated  int // the stated concurrency, as Sidekiq shows it
+
+	Ruby func() (ruby.Load, []ruby.Process) // the Ruby side in full mode; nil without
 }
 
 // New makes the metrics and registers them.
@@ -87,7 +92,18 @@ func New(cfg Config) *Metrics {
 	m.redisErrors = m.counter("queueville_redis_errors_total", "Calls to Redis that failed.", "during")
 	m.registry.MustRegister(m.signTime, m.secondKnock, m.adopted,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newSnapshot(cfg))
+	if cfg.Ruby != nil {
+		m.ruby = newRubyMetrics(m, cfg.Ruby)
+	}
 	return m
+}
+
+// Ruby is the observer of the Ruby processes; one that does nothing without Config.Ruby.
+func (m *Metrics) Ruby() ruby.Observer {
+	if m.ruby == nil {
+		return ruby.NoObserver{}
+	}
+	return m.ruby
 }
 
 func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -119,11 +135,16 @@ func (m *Metrics) Ended(e worker.End) {
 	if e.Result == worker.Requeued && e.Wait >= 0 { // it had started
 		m.restarted.WithLabelValues(class, queue).Inc()
 	}
-	if e.Run <= 0 {
+	if e.Foreign && m.ruby != nil {
+		m.ruby.jobEnded(class, &e)
+	}
+	if !ran(&e) {
 		return
 	}
 	m.jobs.WithLabelValues(class, queue).Inc()
-	m.duration.WithLabelValues(class, queue).Observe(e.Run.Seconds())
+	if e.Run > 0 {
+		m.duration.WithLabelValues(class, queue).Observe(e.Run.Seconds())
+	}
 	if e.Wait >= 0 {
 		m.wait.WithLabelValues(queue).Observe(e.Wait.Seconds())
 	}
@@ -134,8 +155,14 @@ func (m *Metrics) Ended(e worker.End) {
 		m.failed.WithLabelValues(class, queue).Inc()
 		m.dead.WithLabelValues(class, queue).Inc()
 	default:
+		if e.Failed { // acknowledged, for Sidekiq has written the retry or buried the job itself
+			m.failed.WithLabelValues(class, queue).Inc()
+		}
 	}
 }
+
+// ran tells whether a job counts as run. One of Ruby's that is buried has no run time: its process did not live to report it.
+func ran(e *worker.End) bool { return e.Run > 0 || e.Foreign && (e.Result == worker.Acked || e.Result == worker.Dead) }
 
 // LeaseLost implements worker.Observer.
 func (m *Metrics) LeaseLost(reason string) { m.leaseLost.WithLabelValues(reason).Inc() }
