@@ -1,26 +1,35 @@
 #!/usr/bin/env bash
-# Runs the tests against the original with another Sidekiq than Debian 12's 6.4.1.
+# Runs what is tested against the original, and full mode on real Ruby processes, with another Sidekiq than Debian 12's 6.4.1.
 #
-#   scripts/test-sidekiq.sh                a Debian 13 tree with Sidekiq 7.3.2; made once, needs root
+#   scripts/test-sidekiq.sh                a Debian 13 tree with Sidekiq 7.3.2; made once, needs root and leave to mount
 #   SIDEKIQ=DIR scripts/test-sidekiq.sh    a checkout of Sidekiq's source, of any version
 #
 # A checkout runs with this machine's Ruby if that can load it, else with the tree's (Ruby 3.3). What its gemspec asks for and the Ruby
 # does not have is added with RUBYLIB=dir:dir, e.g. RUBYLIB=redis-client/lib:connection_pool/lib.
-# PACKAGES and RUN change which tests run. The tree is $XDG_CACHE_HOME/queueville/debian-13-sidekiq (about 180 MB).
+# PACKAGES runs only these packages, RUN only these tests. The tree is $XDG_CACHE_HOME/queueville/debian-13-sidekiq (about 200 MB).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
 
-# Those whose tests talk to the original.
+# Those whose tests talk to the original, and those that run the Ruby application.
 users='{{ $p := .ImportPath }}{{ range .TestImports }}{{ $p }} {{ . }}{{ "\n" }}{{ end }}{{ range .XTestImports }}{{ $p }} {{ . }}{{ "\n" }}{{ end }}'
-packages=${PACKAGES:-./internal/oracle $(go list -e -f "$users" ./... | awk '$2 ~ /\/internal\/oracle$/ { print $1 }' | sort -u)}
-run=${RUN:-Oracle|Conformance|Ruby|Sidekiq}
+apps="./internal/rubyapp ./worker/ruby ./internal/fullmode"
 say() { printf 'test-sidekiq: %s\n' "$*" >&2; }
 
-go_test() {
-	# -count=1: which Sidekiq it is does not show in Go's test cache key.
-	# shellcheck disable=SC2086
-	CI=true go test -count=1 -timeout 15m -run "$run" $packages
+# -count=1: which Sidekiq it is does not show in Go's test cache key. -p 1: as in make test.
+go_test() { CI=true go test -count=1 -p 1 -timeout 20m "$@"; }
+
+# shellcheck disable=SC2046,SC2086
+all_tests() {
+	if [ -n "${PACKAGES:-}" ]; then
+		go_test -run "${RUN:-.}" $PACKAGES
+		return
+	fi
+	local status=0
+	go_test -run "${RUN:-Oracle|Conformance|Ruby|Sidekiq}" ./internal/oracle \
+		$(go list -e -f "$users" ./... | awk '$2 ~ /\/internal\/oracle$/ { print $1 }' | sort -u) || status=$?
+	go_test -run "${RUN:-.}" $apps || status=$?
+	return "$status"
 }
 
 checkout=
@@ -33,7 +42,7 @@ if [ -n "${SIDEKIQ:-}" ]; then
 	if version=$(RUBYLIB="$checkout/lib:${RUBYLIB:-}" ruby -e 'require "sidekiq"; print Sidekiq::VERSION' 2>/dev/null); then
 		export RUBYLIB="$checkout/lib:${RUBYLIB:-}" RUBY=ruby SIDEKIQ="ruby $checkout/bin/sidekiq"
 		say "Sidekiq $version from $checkout"
-		go_test
+		all_tests
 		exit
 	fi
 	say "this machine's Ruby does not load $checkout; trying that of Debian 13"
@@ -44,10 +53,20 @@ if [ "$(id -u)" != 0 ]; then
 	say "hint: sudo make test-sidekiq, or SIDEKIQ=/path/to/sidekiq make test-sidekiq"
 	exit 1
 fi
+# What is mounted for a run is seen by its processes alone, and gone with the last of them, however they end.
+if [ -z "${QUEUEVILLE_OWN_MOUNTS:-}" ]; then
+	if ! unshare --mount true 2>/dev/null; then
+		say "error: mounting is not allowed here, and Ruby needs /proc and the tests' files in its tree"
+		say "hint: in a container, allow CAP_SYS_ADMIN (docker run --cap-add SYS_ADMIN --security-opt apparmor=unconfined)"
+		exit 1
+	fi
+	QUEUEVILLE_OWN_MOUNTS=1 exec unshare --mount --propagation private scripts/test-sidekiq.sh
+fi
 command -v debootstrap >/dev/null || scripts/setup.sh sidekiq
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/queueville
 tree=$cache/debian-13-sidekiq
+packages=ruby-sidekiq,ruby-activerecord,ruby-activejob,ruby-pg
 mkdir -p "$cache"
 
 # mirror prints the address that this machine gets Debian's main archive from, of either format of apt's sources.
@@ -58,6 +77,15 @@ mirror() {
 	fi
 }
 
+# remove deletes a tree, but never through a mount, which a run that was cut off, or a person, may have left in it.
+remove() {
+	if awk '{ print $2 }' /proc/mounts | grep -q "^$1/"; then
+		say "error: something is mounted below $1; unmount it"
+		exit 1
+	fi
+	rm -rf --one-file-system "$1"
+}
+
 make_tree() {
 	local new=$tree.new archive
 	archive=$(mirror)
@@ -65,54 +93,54 @@ make_tree() {
 		say "error: no Debian archive in this machine's apt sources (after apt-get update)"
 		exit 1
 	fi
-	# A half-made tree of a run that was cut off may still have something mounted in it: never delete through a mount.
-	if awk '{ print $2 }' /proc/mounts | grep -q "^$new/"; then
-		say "error: something is mounted below $new; unmount it"
-		exit 1
-	fi
-	rm -rf --one-file-system "$new"
+	remove "$new"
 	say "making a Debian 13 tree from $archive (once, some minutes)"
 	local log=$cache/debootstrap.log
-	if ! debootstrap --variant=minbase --include=ruby-sidekiq trixie "$new" "$archive" >"$log" 2>&1; then
+	if ! debootstrap --variant=minbase --include="$packages" trixie "$new" "$archive" >"$log" 2>&1; then
 		tail -n 30 "$log" "$new/debootstrap/debootstrap.log" >&2 || true
 		say "error: debootstrap failed"
 		exit 1
 	fi
 	rm -rf "$new"/var/cache/apt/archives/*.deb "$new"/var/lib/apt/lists/*
+	remove "$tree"
 	mv "$new" "$tree"
+}
+
+# has_packages is false for a tree of an earlier version of this script as well, which is then made anew.
+has_packages() {
+	local package
+	for package in ${packages//,/ }; do [ -d "$tree/usr/share/doc/$package" ] || return 1; done
 }
 
 exec 9>"$cache/debian-13-sidekiq.lock" # one maker at a time
 flock 9
-[ -x "$tree/usr/bin/ruby" ] || make_tree
+has_packages || make_tree
 flock -u 9
 exec 9>&-
-
-mounted=
-cleanup() {
-	[ -z "$mounted" ] || umount "$tree/proc" || say "warning: $tree/proc stays mounted"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM HUP
-# Sidekiq reads its memory use there. Some containers do not allow it; it then reports 0.
-if [ ! -e "$tree/proc/self" ]; then
-	if mount -t proc proc "$tree/proc" 2>/dev/null; then mounted=1; else say "no /proc in the tree (mount is not allowed here)"; fi
-fi
 
 scripts=internal/oracle/ruby
 if [ ! -d "$scripts" ]; then
 	say "error: $scripts is not there"
 	exit 1
 fi
-rm -rf --one-file-system "$tree/oracle"
-mkdir "$tree/oracle"
-cp "$scripts"/*.rb "$tree/oracle/"
 
-# A checkout, and what RUBYLIB adds to it, go into the tree as copies: nothing of the machine is mounted there.
-env="env -C /oracle"
-rm -rf --one-file-system "$tree/opt/sidekiq"
+# The tests' files have the same names inside of the tree as outside, short ones (they hold sockets), below a directory that PostgreSQL's
+# account can enter, as it cannot a home directory.
+work=$(mktemp -d /tmp/qs.XXXXXX)
+chmod 755 "$work"
+trap 'rm -rf --one-file-system "$work"' EXIT
+trap 'exit 130' INT TERM HUP
+mount -t proc proc "$tree/proc" # Sidekiq from 7.3 cannot beat without it
+mount -t tmpfs -o mode=755 tmpfs "$tree/opt"
+mount -t tmpfs -o mode=1777 tmpfs "$tree/tmp"
+mkdir "$tree$work" "$tree/opt/oracle"
+mount --bind "$work" "$tree$work"
+cp "$scripts"/*.rb "$tree/opt/oracle/"
+
+# A checkout, and what RUBYLIB adds to it, go into the tree as copies: nothing else of the machine is mounted there.
+env="env -C /opt/oracle"
 if [ -n "$checkout" ]; then
-	mkdir -p "$tree/opt/sidekiq"
+	mkdir "$tree/opt/sidekiq"
 	cp -R "$checkout/lib" "$checkout/bin" "$tree/opt/sidekiq/"
 	[ ! -d "$checkout/web" ] || cp -R "$checkout/web" "$tree/opt/sidekiq/"
 	path=/opt/sidekiq/lib
@@ -123,13 +151,15 @@ if [ -n "$checkout" ]; then
 		cp -R "$dir" "$tree/opt/sidekiq/more-$n"
 		path=$path:/opt/sidekiq/more-$n
 	done <<<"${RUBYLIB:-}:"
-	unset RUBYLIB # of this machine
+	# The Ruby application starts `sidekiq`, with RUBYLIB of the environment.
+	export RUBYLIB=$path PATH="/opt/sidekiq/bin:$PATH"
 	env="$env RUBYLIB=$path"
 	SIDEKIQ="chroot $tree $env ruby /opt/sidekiq/bin/sidekiq"
 else
+	unset RUBYLIB # of this machine
 	SIDEKIQ="chroot $tree $env sidekiq"
 fi
-export SIDEKIQ RUBY="chroot $tree $env ruby"
+export SIDEKIQ RUBY="chroot $tree $env ruby" RUBYAPP_CHROOT=$tree RUBY_WORK_DIR=$work TMPDIR=$work
 
 # shellcheck disable=SC2086
 version=$($RUBY -e 'require "sidekiq"; print Sidekiq::VERSION') || {
@@ -137,4 +167,4 @@ version=$($RUBY -e 'require "sidekiq"; print Sidekiq::VERSION') || {
 	exit 1
 }
 say "Sidekiq $version in $tree"
-go_test
+all_tests
