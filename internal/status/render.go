@@ -64,8 +64,17 @@ func renderProcesses(b *strings.Builder, s *Status) {
 	}
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(t, "PROCESS\tKIND\tBUSY\tQUEUES\tMEMORY\tBEAT")
+	fed := map[fedBy]*Process{}
+	for i := range s.Processes {
+		if p := &s.Processes[i]; p.FedBy != "" {
+			fed[fedBy{p.FedBy, p.PID}] = p
+		}
+	}
 	for i := range s.Processes {
 		p := &s.Processes[i]
+		if p.FedBy != "" {
+			continue // shown below its worker
+		}
 		kind, busy, served := "ruby", fmt.Sprintf("%d/%d", p.Busy, p.Concurrency), p.Queues
 		if p.Worker != nil {
 			kind = "queueville"
@@ -79,9 +88,57 @@ func renderProcesses(b *strings.Builder, s *Status) {
 			kind += ", quiet"
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%.0f s ago\n", name(p.Identity), kind, busy, names(served), p.RSSKB/1024, p.BeatAge)
+		if p.Worker != nil && p.Worker.Ruby != nil {
+			renderRuby(t, p, fed)
+		}
 	}
 	_ = t.Flush()
 	b.WriteByte('\n')
+}
+
+// fedBy names a Ruby process by its worker and pid.
+type fedBy struct {
+	worker string
+	pid    int
+}
+
+// renderRuby shows the Ruby processes of a worker below it: one line for what they do together, one for each.
+func renderRuby(w io.Writer, p *Process, fed map[fedBy]*Process) {
+	r := p.Worker.Ruby
+	var total int64
+	for i := range r.Processes {
+		total += max(0, r.Processes[i].PSSBytes)
+	}
+	_, _ = fmt.Fprintf(w, "  its Ruby\t\t%d/%d (+%d waiting)\t\t%s\t-\n", r.Running, r.Threads, r.Waiting, mib(total))
+	shown := r.Processes[:min(len(r.Processes), rubyRows)]
+	for i := range shown {
+		c := &shown[i]
+		id, most, beat := fmt.Sprintf("pid %d", c.PID), "", "-"
+		if q := fed[fedBy{p.Identity, c.PID}]; q != nil {
+			id, most, beat = name(q.Identity), fmt.Sprintf("/%d", q.Concurrency), fmt.Sprintf("%.0f s ago", q.BeatAge)
+		} else if c.PID <= 0 {
+			id = "not started yet"
+		}
+		kind := "ruby"
+		if c.State != "serving" {
+			kind += ", " + name(c.State)
+		}
+		if c.Cron {
+			kind += ", cron"
+		}
+		_, _ = fmt.Fprintf(w, "    %s\t%s\t%d%s\t\t%s\t%s\n", id, kind, c.Running, most, mib(c.PSSBytes), beat)
+	}
+	if more := len(r.Processes) - len(shown); more > 0 {
+		_, _ = fmt.Fprintf(w, "    and %d more\n", more)
+	}
+}
+
+// mib prints the memory of a Ruby process. PSS counts what processes share once, so the parts may be added up.
+func mib(bytes int64) string {
+	if bytes <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d MiB", bytes>>20)
 }
 
 // latency prints seconds the way people say them.
@@ -110,10 +167,11 @@ func group(n int64) string {
 	return s
 }
 
-// How much of a name and of a note is shown: real ones are shorter, and a long one would break every line of its table.
+// How much of a name, of a note and of a list is shown: real ones are shorter, and a long one would break every line of its table.
 const (
 	nameRunes = 80
 	noteRunes = 400
+	rubyRows  = 100 // Ruby processes of one worker
 )
 
 // name is printable, and short enough for a table.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/queueville/queueville/queues"
@@ -29,7 +30,7 @@ type Queue struct {
 	Paused         bool     `json:"paused,omitempty"`
 	Owned          []string `json:"owned_by,omitempty"`  // identities of workers that own it
 	Shared         []string `json:"shared_by,omitempty"` // identities of workers that share it
-	Ruby           int      `json:"ruby_processes"`      // Ruby processes that serve it
+	Ruby           int      `json:"ruby_processes"`      // Ruby processes that serve it by themselves: those that a worker feeds are not counted
 }
 
 // Sets are the sizes of Sidekiq's sets and its counters.
@@ -41,7 +42,8 @@ type Sets struct {
 	Failed    int64 `json:"failed"`
 }
 
-// Process is one process. Worker is there for ours.
+// Process is one process. Worker is there for ours; FedBy is the identity of the worker that a Ruby process belongs to, "" for one that fetches
+// its jobs itself.
 type Process struct {
 	Identity    string   `json:"identity"`
 	Hostname    string   `json:"hostname"`
@@ -54,7 +56,10 @@ type Process struct {
 	Quiet       bool     `json:"quiet,omitempty"`
 	BeatAge     float64  `json:"beat_age_seconds"`
 	RSSKB       int64    `json:"rss_kb"`
+	FedBy       string   `json:"fed_by,omitempty"`
 	Worker      *Worker  `json:"worker,omitempty"`
+
+	fleeting bool // just started, or silent for a while: whose it is cannot be said yet, or it has ended
 }
 
 // Worker is what one of our workers publishes of itself with every heartbeat.
@@ -70,6 +75,26 @@ type Worker struct {
 	Signer      string   `json:"signer"`
 	HostsDown   int      `json:"hosts_down"`
 	Outage      string   `json:"local_outage,omitempty"` // why, when most destinations fail at once
+	Ruby        *Ruby    `json:"ruby,omitempty"`         // in full mode
+}
+
+// Ruby is the Ruby side of a worker in full mode.
+type Ruby struct {
+	Running   int           `json:"running"`
+	Waiting   int           `json:"waiting"` // fetched, and with no process yet
+	Threads   int           `json:"threads"` // of the processes that take jobs
+	Processes []RubyProcess `json:"processes"`
+	Cron      bool          `json:"cron_leader"`       // the cron scheduler runs here
+	Problem   string        `json:"problem,omitempty"` // why no process can be started at present
+}
+
+// RubyProcess is one Ruby process of a worker, as the worker sees it.
+type RubyProcess struct {
+	PID      int    `json:"pid"`   // 0 until it is known
+	State    string `json:"state"` // booting, serving or leaving
+	Running  int    `json:"running"`
+	PSSBytes int64  `json:"pss_bytes"` // 0 until it was measured
+	Cron     bool   `json:"cron,omitempty"`
 }
 
 // Orphan is a dead worker that holds jobs; a live worker or `queueville release` gives them back.
@@ -77,6 +102,13 @@ type Orphan struct {
 	Holder string `json:"holder"`
 	Jobs   int    `json:"jobs"`
 }
+
+// settled is how long after its start a Ruby process is surely in what its worker publishes every 10 s, and how old the heartbeat of one that
+// has not been killed is at most.
+const settled = 15 * time.Second
+
+// cronQueue is the queue whose listener is sidekiq-scheduler.
+const cronQueue = "scheduler"
 
 // Read takes one look. ctx bounds it.
 func Read(ctx context.Context, store *queues.Store) (*Status, error) {
@@ -130,6 +162,7 @@ func (s *Status) addProcesses(ctx context.Context, store *queues.Store, list []q
 		if !p.Beat.IsZero() {
 			out.BeatAge = max(0, now.Sub(p.Beat).Seconds())
 		}
+		out.fleeting = out.BeatAge > settled.Seconds() || now.Sub(p.StartedAt) < settled
 		if data, ok := published[p.Identity]; ok {
 			w := &Worker{}
 			if json.Unmarshal(data, w) == nil {
@@ -139,7 +172,33 @@ func (s *Status) addProcesses(ctx context.Context, store *queues.Store, list []q
 		s.Processes = append(s.Processes, out)
 	}
 	slices.SortFunc(s.Processes, func(a, b Process) int { return cmp.Compare(a.Identity, b.Identity) })
+	s.findFed()
 	return nil
+}
+
+// findFed joins the Ruby processes that appear in Sidekiq's list to the workers that say they are theirs.
+func (s *Status) findFed() {
+	type place struct {
+		hostname string
+		pid      int
+	}
+	feeders := map[place]string{}
+	for i := range s.Processes {
+		p := &s.Processes[i]
+		if p.Worker == nil || p.Worker.Ruby == nil {
+			continue
+		}
+		for _, r := range p.Worker.Ruby.Processes {
+			if r.PID > 0 {
+				feeders[place{p.Hostname, r.PID}] = p.Identity
+			}
+		}
+	}
+	for i := range s.Processes {
+		if p := &s.Processes[i]; p.Worker == nil {
+			p.FedBy = feeders[place{p.Hostname, p.PID}]
+		}
+	}
 }
 
 func (s *Status) addQueues(states []queues.QueueState) {
@@ -149,7 +208,7 @@ func (s *Status) addQueues(states []queues.QueueState) {
 			p := &s.Processes[i]
 			switch {
 			case p.Worker == nil:
-				if slices.Contains(p.Queues, q.Name) {
+				if p.FedBy == "" && slices.Contains(p.Queues, q.Name) {
 					out.Ruby++
 				}
 			case slices.Contains(p.Worker.Owned, q.Name):
@@ -176,6 +235,7 @@ func (s *Status) addNotes() {
 			s.Notes = append(s.Notes, "queue "+q.Name+" is paused")
 		}
 	}
+	s.addRubyNotes()
 	for i := range s.Processes {
 		w := s.Processes[i].Worker
 		if w == nil {
@@ -191,6 +251,54 @@ func (s *Status) addNotes() {
 	for _, o := range s.Orphans {
 		s.Notes = append(s.Notes, "a dead worker still holds jobs: "+o.Holder+"; a live worker gives them back within a minute, or run queueville release")
 	}
+}
+
+// addRubyNotes says what is wrong or unfinished with full mode.
+func (s *Status) addRubyNotes() {
+	full, led := false, false
+	var listeners []string // that run the cron scheduler by themselves
+	for i := range s.Processes {
+		p := &s.Processes[i]
+		if p.Worker == nil {
+			if p.byItself() && slices.Contains(p.Queues, cronQueue) {
+				listeners = append(listeners, p.Identity)
+			}
+			continue
+		}
+		r := p.Worker.Ruby
+		if r == nil {
+			continue
+		}
+		full = full || slices.Contains(p.Worker.Owned, cronQueue)
+		led = led || r.Cron
+		if r.Problem != "" {
+			s.Notes = append(s.Notes, "Ruby does not start on "+p.Identity+": "+r.Problem)
+		}
+		if alone := s.beside(p.Worker.Owned); len(alone) > 0 {
+			s.Notes = append(s.Notes, "Sidekiq still runs beside "+p.Identity+" and takes jobs from its queues, without crash safety: "+strings.Join(alone, " "))
+		}
+	}
+	switch {
+	case full && len(listeners) > 0:
+		s.Notes = append(s.Notes, "a Sidekiq of its own runs the cron scheduler beside that of full mode, so tasks run twice: stop "+strings.Join(listeners, " "))
+	case full && !led:
+		s.Notes = append(s.Notes, "no process runs the cron scheduler: that is so for up to 90 s after a start or a crash; later the worker's log says why")
+	}
+}
+
+// byItself tells whether a process is Sidekiq and surely no worker's.
+func (p *Process) byItself() bool { return p.Worker == nil && p.FedBy == "" && !p.fleeting }
+
+// beside are the Ruby processes that take jobs of these queues by themselves.
+func (s *Status) beside(owned []string) []string {
+	var list []string
+	for i := range s.Processes {
+		p := &s.Processes[i]
+		if p.byItself() && !p.Quiet && slices.ContainsFunc(p.Queues, func(q string) bool { return slices.Contains(owned, q) }) {
+			list = append(list, p.Identity)
+		}
+	}
+	return list
 }
 
 func (s *Status) rubyServes(queue string) bool {

@@ -162,7 +162,9 @@ func (m *Metrics) Ended(e worker.End) {
 }
 
 // ran tells whether a job counts as run. One of Ruby's that is buried has no run time: its process did not live to report it.
-func ran(e *worker.End) bool { return e.Run > 0 || e.Foreign && (e.Result == worker.Acked || e.Result == worker.Dead) }
+func ran(e *worker.End) bool {
+	return e.Run > 0 || e.Foreign && (e.Result == worker.Acked || e.Result == worker.Dead)
+}
 
 // LeaseLost implements worker.Observer.
 func (m *Metrics) LeaseLost(reason string) { m.leaseLost.WithLabelValues(reason).Inc() }
