@@ -131,6 +131,12 @@ func (b *Book) Sync(now int64, run, generation, cluster string, c Call) Reply {
 func (b *Book) admit(now int64, c *Call) Verdict {
 	e, ok := b.Leases[c.Epoch]
 	switch {
+	case c.Doubt && !c.Leave && c.Generation != b.Generation && c.Held+c.Reserved > 0:
+		if ok && e.State == 'L' {
+			e.Granted, e.State, e.Since, e.Number = max(e.Granted, c.Held), 'E', now, max(e.Number, c.Number)
+			b.Leases[c.Epoch] = e
+		}
+		return VerdictEnded
 	case !ok && c.Leave:
 		return VerdictEnded
 	case !ok && c.Held == 0 && c.Reserved == 0:

@@ -2,16 +2,21 @@ package dbpool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/redis/go-redis/v9"
 )
 
-const journalLength = 1000 // about
+const (
+	journalLength = 1000             // about
+	confirmIdle   = 15 * time.Second // a confirmation's session that is idle for so long is ended by the server
+)
 
 // confirm asks PostgreSQL once a second while the ledger has given the confirmation to this process and there is something to confirm.
 func (m *Manager) confirm(ctx context.Context) {
@@ -28,12 +33,13 @@ func (m *Manager) confirm(ctx context.Context) {
 		g := m.gate
 		g.mu.Lock()
 		t, r, mine := g.confirm, m.reply, g.confirm != nil && g.h.confirms && !m.dropping
+		mine = mine && r != nil && !m.witness.early(time.Since(started), r)
 		g.mu.Unlock()
-		if !mine || r == nil || c.term != t {
+		if !mine || c.term != t {
 			c.close()
 			c = confirmation{term: t}
 		}
-		if !mine || r == nil {
+		if !mine {
 			continue
 		}
 		err := m.round(ctx, &c, r)
@@ -118,7 +124,15 @@ func (m *Manager) connect(ctx context.Context, c *confirmation) error {
 		cc.ConnectTimeout = callTimeout
 		cc.DefaultQueryExecMode = pgx.QueryExecModeExec
 		cc.RuntimeParams["application_name"] = leaseName(m.ledger.cluster, m.gate.h.host, c.term.epoch, "confirm", false)
+		// The server ends this session should we freeze, from its first moment on.
+		cc.RuntimeParams["idle_session_timeout"] = strconv.FormatInt(confirmIdle.Milliseconds(), 10)
 		pc, err := pgx.ConnectConfig(ctx, cc)
+		if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == "42704" { // PostgreSQL < 14 does not know it
+			delete(cc.RuntimeParams, "idle_session_timeout")
+			d = &dialer{gate: m.gate, term: c.term}
+			cc.DialFunc = d.dial
+			pc, err = m.connectAgain(ctx, cc)
+		}
 		if err != nil {
 			return fmt.Errorf("connect to confirm connections: %w", err)
 		}
@@ -133,20 +147,31 @@ func (m *Manager) connect(ctx context.Context, c *confirmation) error {
 	return nil
 }
 
-// learn makes the server end this session should we freeze, and asks how long a log-in may take.
-func (m *Manager) learn(ctx context.Context, pc *pgx.Conn) error {
-	var version, login int
-	err := pc.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, setting::int FROM pg_settings WHERE name = 'authentication_timeout'`).Scan(&version, &login)
-	if err != nil {
-		return fmt.Errorf("ask for authentication_timeout: %w", err)
-	}
-	if version >= 140000 {
-		if _, err := pc.Exec(ctx, "SET idle_session_timeout = '15s'"); err != nil {
-			return fmt.Errorf("bound the session: %w", err)
+// connectAgain waits for the first try's socket to be closed.
+func (m *Manager) connectAgain(ctx context.Context, cc *pgx.ConnConfig) (*pgx.Conn, error) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		pc, err := pgx.ConnectConfig(ctx, cc)
+		if !errors.Is(err, errLeaseOver) {
+			return pc, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
 		}
 	}
+}
+
+// learn asks how long a log-in may take.
+func (m *Manager) learn(ctx context.Context, pc *pgx.Conn) error {
+	var login int
+	if err := pc.QueryRow(ctx, `SELECT setting::int FROM pg_settings WHERE name = 'authentication_timeout'`).Scan(&login); err != nil {
+		return fmt.Errorf("ask for authentication_timeout: %w", err)
+	}
 	m.gate.mu.Lock()
-	m.witness.login = time.Duration(login) * time.Second
+	m.witness.login, m.learnt = time.Duration(login)*time.Second, true
 	m.gate.mu.Unlock()
 	return nil
 }

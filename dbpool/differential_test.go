@@ -61,6 +61,7 @@ func compare(t *rapid.T, client *redis.Client, runID string, calls *int) {
 	sync := func(t *rapid.T) {
 		c := Call{
 			Generation: rapid.SampledFrom(known).Draw(t, "generation"), Epoch: epoch.Draw(t, "epoch"), Leave: rapid.IntRange(0, 5).Draw(t, "leave") == 0,
+			Doubt:  rapid.IntRange(0, 3).Draw(t, "doubt") == 0,
 			Number: int64(rapid.IntRange(1, 30).Draw(t, "number")), Held: rapid.SampledFrom([]int{0, 0, 1, 2, 5, 9}).Draw(t, "held"),
 			Want: small.Draw(t, "want"), Reserved: rapid.SampledFrom([]int{0, 0, 0, 2}).Draw(t, "reserved"), Demand: small.Draw(t, "demand"),
 			Priority: rapid.IntRange(-2, 2).Draw(t, "priority"), TTL: rapid.SampledFrom([]int64{1, 50_000}).Draw(t, "ttl"),

@@ -40,7 +40,7 @@ func runChild(spec string) int {
 			DialTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second, DisableIdentity: true, PoolSize: 3,
 		})
 	}
-	m, err := dbpool.NewManager(dbpool.ManagerConfig{Redis: client, Cluster: f[1], Host: f[0], DSN: os.Getenv("PGURL"), TTL: ttl})
+	m, err := dbpool.NewManager(dbpool.ManagerConfig{Redis: client, Cluster: f[1], Host: f[0], DSN: os.Getenv("PGURL"), TTL: ttl, LoginTimeout: testLogin})
 	if err != nil {
 		fmt.Println("failed", err)
 		return 1

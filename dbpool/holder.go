@@ -82,12 +82,13 @@ func (h *holder) spare() int { return h.granted - max(h.limit(), h.open+h.reserv
 // next makes the next call. From here on the holder has what the call says. confirm says that it would confirm, or go on doing so.
 func (h *holder) next(now instant, demand int, confirm bool) Call {
 	h.number++
-	if !h.fresh(now) {
+	doubt := !h.fresh(now)
+	if doubt {
 		h.target, h.confirms = 0, false // what is not open any more is not ours any more, even if Redis does not remember that
 	}
 	h.granted = max(h.limit(), h.open+h.reserved)
 	c := Call{
-		Generation: h.generation, Epoch: h.epoch, Number: h.number, Held: h.granted, Want: max(h.granted, h.target), Reserved: h.reserved,
+		Generation: h.generation, Epoch: h.epoch, Doubt: doubt, Number: h.number, Held: h.granted, Want: max(h.granted, h.target), Reserved: h.reserved,
 		Demand: demand, Priority: h.priority, TTL: h.ttl.Milliseconds(), Pooled: h.pooled, Host: h.host, Process: h.process, Slots: h.slots,
 		Known: h.budget,
 	}

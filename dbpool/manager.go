@@ -66,8 +66,10 @@ type ManagerConfig struct {
 	Pooled    bool                  // DSN leads to PgBouncer: nothing is confirmed or ended, see docs/dbpool.md
 	Priority  int                   // higher goes first when it is short
 	TTL       time.Duration         // lease; 0 is 12 s, at most 60 s. The same on all hosts
-	Observer  Observer              // may be nil
-	Log       *slog.Logger          // nil discards
+	// LoginTimeout is PostgreSQL's authentication_timeout for as long as this process could not ask; 0 is 60 s, the default there.
+	LoginTimeout time.Duration
+	Observer     Observer     // may be nil
+	Log          *slog.Logger // nil discards
 }
 
 // Manager holds one process's lease of connections and lets its pools and children have no more. It works while Run runs.
@@ -81,6 +83,7 @@ type Manager struct {
 	// Under gate.mu.
 	witness   witness
 	reply     *Reply
+	learnt    bool // witness.login is PostgreSQL's
 	failing   bool // the last call had no answer
 	called    time.Time
 	pressed   time.Time // since when more is wanted than there is; zero: it is not
@@ -133,7 +136,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	m.gate = newGate(holder{
 		host: part(cmp.Or(cfg.Host, "unnamed"), longHostBytes), process: processName(), ttl: cfg.TTL, priority: cfg.Priority, slots: len(m.servers), pooled: cfg.Pooled,
 	})
-	m.witness = witness{ttl: cfg.TTL, login: loginWait, gone: goneAfter, children: childWait, slack: clockSlack}
+	m.witness = witness{ttl: cfg.TTL, login: cmp.Or(cfg.LoginTimeout, loginWait), gone: goneAfter, children: childWait, slack: clockSlack}
 	return m, nil
 }
 
@@ -172,7 +175,19 @@ func (m *Manager) pool(ctx context.Context, cfg Config, dsn string) (*Pool, erro
 	}
 	name := part(cmp.Or(cfg.Role, "main"), roleBytes)
 	pc.BeforeConnect = func(_ context.Context, cc *pgx.ConnConfig) error { return m.prepare(cc, name) }
-	pc.AfterConnect = func(_ context.Context, c *pgx.Conn) error { return admit(c) }
+	pc.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		if err := admit(c); err != nil {
+			return err
+		}
+		g := m.gate
+		g.mu.Lock()
+		learnt := m.learnt || m.cfg.Pooled
+		g.mu.Unlock()
+		if learnt {
+			return nil
+		}
+		return m.learn(ctx, c)
+	}
 	pc.PrepareConn = func(_ context.Context, c *pgx.Conn) (bool, error) {
 		nc := connOf(c)
 		return nc != nil && !nc.closing.Load(), nil // one that was cut is replaced, not used

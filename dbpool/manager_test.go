@@ -38,7 +38,10 @@ func (r *rig) url() string {
 	return r.pg.DSN()
 }
 
-const testTTL = 3 * time.Second
+const (
+	testTTL   = 3 * time.Second
+	testLogin = 5 * time.Second // as the soak's PostgreSQL
+)
 
 func newRig(t *testing.T, connections, least int) *rig {
 	t.Helper()
@@ -109,7 +112,7 @@ type host struct {
 
 func (r *rig) host(tb testing.TB, name string, change func(*dbpool.ManagerConfig)) *host {
 	tb.Helper()
-	cfg := dbpool.ManagerConfig{Redis: r.redis, Cluster: r.cluster, Host: name, DSN: r.url(), TTL: r.ttl}
+	cfg := dbpool.ManagerConfig{Redis: r.redis, Cluster: r.cluster, Host: name, DSN: r.url(), TTL: r.ttl, LoginTimeout: testLogin}
 	h := &host{events: &events{}}
 	cfg.Observer = h.events
 	cfg.Log = slog.New(slog.NewTextHandler(logTo{tb}, &slog.HandlerOptions{Level: slog.LevelDebug})).With(slog.String("host", name))

@@ -23,6 +23,7 @@ const (
 type Call struct {
 	Generation string // the one the holder knows; "" at first
 	Epoch      string // the lease's name
+	Doubt      bool   // the lease may have ended: if Redis has forgotten anything since, it has
 	Leave      bool   // the epoch ends; Held, not yet shown to be closed, stays counted
 	Number     int64  // rises with every call of the epoch
 	Held       int    // connections that the holder has, or may open until the reply
@@ -76,8 +77,11 @@ const (
 // sync makes one call. An error means that Redis may or may not have carried it out.
 func (l *Ledger) sync(ctx context.Context, c *Call) (*Reply, error) {
 	op, drop := "sync", "want"
-	if c.Leave {
+	switch {
+	case c.Leave:
 		op = "leave"
+	case c.Doubt:
+		op = "doubt"
 	}
 	if c.Drop {
 		drop = "drop"

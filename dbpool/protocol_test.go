@@ -33,6 +33,7 @@ type simBackend struct {
 	child   bool
 	running bool // in a query: does not notice that its client has gone
 	client  bool // the client's socket is open
+	used    time.Duration
 }
 
 type simDial struct { // a log-in: the client checked its lease and opened a socket, the server has not let it in
@@ -274,7 +275,7 @@ func (s *sim) dial(h *simHost, confirm bool) {
 	}
 	b := simBackend{host: h.name, epoch: h.h.epoch, client: true}
 	if confirm {
-		if !h.h.mayConfirm(now) {
+		if !h.h.mayConfirm(now) || h.reply == nil || h.w.early(now.mono, h.reply) {
 			return
 		}
 		b.confirm, b.epoch = true, h.h.confirm
@@ -309,6 +310,7 @@ func (s *sim) login(h *simHost, d *simDial) {
 		return
 	}
 	b := d.backend
+	b.used = s.now
 	s.backends = append(s.backends, &b)
 	h.conns = append(h.conns, &b)
 	if !mine || !h.h.fresh(s.clock(h)) { // AfterConnect looks again
@@ -324,6 +326,7 @@ func (s *sim) look(h *simHost) {
 	}
 	for _, b := range h.conns {
 		if b.confirm && b.epoch == h.h.confirm {
+			b.used = s.now
 			h.looked = &simLook{asked: now.mono, visible: s.visible(), epoch: h.h.confirm, reply: h.reply}
 			return
 		}
@@ -417,6 +420,11 @@ func (s *sim) round(h *simHost) {
 }
 
 func (s *sim) check(t *rapid.T) {
+	for _, b := range append([]*simBackend(nil), s.backends...) {
+		if b.confirm && s.now-b.used > confirmIdle { // idle_session_timeout
+			s.exit(b)
+		}
+	}
 	if len(s.backends) > simBudget {
 		t.Fatalf("%d backends with a budget of %d: %s", len(s.backends), simBudget, s.describe())
 	}
@@ -432,8 +440,8 @@ func (s *sim) describe() string {
 		fmt.Fprintf(&text, "  %d backends of %s, %s\n", v.count, epoch, v.host)
 	}
 	for _, h := range s.hosts {
-		text.WriteString(fmt.Sprintf("  host %s alive %v frozen %v epoch %s granted %d target %d open %d reserved %d fresh %v confirm %s %v %d\n", h.name, h.alive, h.frozen,
-			h.h.epoch, h.h.granted, h.h.target, h.h.open, h.h.reserved, h.h.fresh(s.clock(h)), h.h.confirm, h.h.confirms, h.h.confirmOpen))
+		fmt.Fprintf(&text, "  host %s alive %v frozen %v epoch %s granted %d target %d open %d reserved %d fresh %v confirm %s %v %d\n", h.name, h.alive, h.frozen,
+			h.h.epoch, h.h.granted, h.h.target, h.h.open, h.h.reserved, h.h.fresh(s.clock(h)), h.h.confirm, h.h.confirms, h.h.confirmOpen)
 	}
 	return text.String()
 }
@@ -497,7 +505,7 @@ func (s *sim) actions(t *rapid.T) map[string]func(*rapid.T) {
 		"query": func(t *rapid.T) {
 			if n := len(s.backends); n > 0 {
 				b := s.backends[pick(t, n)]
-				b.running = !b.running
+				b.running = !b.running && !b.confirm
 				if !b.running && !b.client && !b.child {
 					s.exit(b)
 				}

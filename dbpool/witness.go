@@ -71,6 +71,17 @@ func (w *witness) wait(l *Lease) time.Duration {
 	return d
 }
 
+// early tells that PostgreSQL must not be asked yet. When Redis has forgotten, it has also forgotten which confirmations were at work: any
+// number of those that froze may be connected. PostgreSQL ends their sessions (idle_session_timeout), before anything could be judged.
+func (w *witness) early(now time.Duration, r *Reply) bool {
+	return r.Recovering && (r.Generation != w.known || !w.settled(now))
+}
+
+// settled tells that whatever an earlier generation had granted has either been claimed or is over.
+func (w *witness) settled(now time.Duration) bool {
+	return now-w.since >= max(w.ttl+w.login, confirmIdle)+w.slack
+}
+
 // look judges: r is the last reply, and visible what a query has found that began at the monotonic time asked, after r had come. end
 // names the ended epochs whose connections should be ended.
 func (w *witness) look(asked time.Duration, r *Reply, visible map[string]backends) (list []Judgement, end []string) {
@@ -79,7 +90,7 @@ func (w *witness) look(asked time.Duration, r *Reply, visible map[string]backend
 		known[r.Leases[i].Epoch] = &r.Leases[i]
 	}
 	strangers := map[string]int{}
-	settled := asked-w.since >= w.ttl+w.login+w.slack
+	settled := w.settled(asked)
 	for _, epoch := range slices.Sorted(maps.Keys(visible)) {
 		if l, ok := known[epoch]; ok {
 			if l.State != Live && visible[epoch].count > l.Granted {
@@ -133,7 +144,7 @@ func (w *witness) blind(now time.Duration, r *Reply, all bool) []Judgement {
 		}
 	}
 	if all {
-		if r.Recovering && now-w.since >= w.ttl+w.login+w.slack {
+		if r.Recovering && w.settled(now) {
 			list = append(list, Judgement{What: JudgeDone})
 		}
 		list = append(list, Judgement{What: JudgeLook})

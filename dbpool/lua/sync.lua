@@ -1,7 +1,7 @@
 -- One call of a holder: it says what it holds, what it wants, and gets what is there. It registers, renews, grows, shrinks, gives
 -- everything back, and claims what it held after Redis has forgotten; and it takes or keeps the confirmation.
--- ARGV[2] cluster, ARGV[3] generation the caller knows (or ""), ARGV[4] epoch, ARGV[5] "sync" or "leave" (the epoch ends; only
--- held stays counted), ARGV[6] number of the call, rising, ARGV[7] held: connections that the caller has or may open from now
+-- ARGV[2] cluster, ARGV[3] generation the caller knows (or ""), ARGV[4] epoch, ARGV[5] "sync", "doubt" (sync, but the caller's
+-- lease may have ended: where anything was forgotten since, it has) or "leave" (the epoch ends; only held stays counted), ARGV[6] number of the call, rising, ARGV[7] held: connections that the caller has or may open from now
 -- until the reply, ARGV[8] wanted, ARGV[9] of these reserved for children, ARGV[10] demand, ARGV[11] priority, ARGV[12] lease in
 -- ms, ARGV[13] kind, ARGV[14] host, ARGV[15] process, ARGV[16] connections that a confirmation takes, ARGV[17] the epoch under
 -- which the caller would confirm (or ""), ARGV[18] "want" or "drop" it; ARGV[19..24] the last budget the caller saw: serial,
@@ -31,7 +31,14 @@ end
 local known, epoch, n, has = ARGV[3], ARGV[4], num(ARGV[6]), num(ARGV[7])
 local e = leases[epoch]
 local verdict = 'ok'
-if not e then
+if ARGV[5] == 'doubt' and known ~= generation and has + num(ARGV[9]) > 0 then
+  -- What was forgotten may be that this lease had ended, and that others have what it held.
+  verdict = 'ended'
+  if e and e.state == 'L' then
+    e.granted, e.state, e.since, e.call = math.max(e.granted, has), 'E', now, math.max(e.call, n)
+    store(epoch, e)
+  end
+elseif not e then
   if ARGV[5] == 'leave' then
     verdict = 'ended'
   elseif has == 0 and num(ARGV[9]) == 0 then
@@ -102,7 +109,7 @@ if verdict == 'ok' and ARGV[17] ~= '' then
       c.expires, confirms = now + num(ARGV[12]), 1
       store(ARGV[17], c)
     end
-  elseif ARGV[5] == 'sync' then
+  elseif ARGV[5] ~= 'leave' then
     local need, taken = phase == 'recovering' or now - confirmed > 60000 or confirmed > now + 60000, false
     for _, l in pairs(leases) do
       taken = taken or l.kind == 'c' and l.state == 'L'
