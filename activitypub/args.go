@@ -15,6 +15,8 @@ import (
 type Delivery struct {
 	// Body is what is POSTed, byte for byte as the job carries it (after undoing the JSON escapes of the payload).
 	Body string
+	// Args may hold the raw JSON text that Body was read from: then Body need not stay in memory while an answer is awaited.
+	Args string
 	// AccountID is the local account that signs.
 	AccountID int64
 	// InboxURL is where the body goes, as the job carries it; it is normalised on use.

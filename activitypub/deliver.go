@@ -108,7 +108,7 @@ func (d *Deliverer) prepare(ctx context.Context, job Delivery) (*exchange, *Resu
 		result.Err = errors.New("instance does not support hidden service connections")
 		return end(result)
 	}
-	x := &exchange{d: d, body: job.Body, digest: bodyDigest(job.Body), inbox: inbox, acct: acct}
+	x := &exchange{d: d, body: newJobBody(job.Body, job.Args), digest: bodyDigest(job.Body), inbox: inbox, acct: acct}
 	if job.Options.SynchronizeFollowers && !d.config.DisableFollowersSync {
 		if x.sync, err = d.digests.header(ctx, d.web, acct, job.InboxURL); err != nil {
 			return end(ours(result, Deferred, err, classDatabase))

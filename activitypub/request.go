@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -53,7 +52,7 @@ type reply struct {
 // exchange is one delivery under way: a body for an inbox, with what it needs to be signed. It is used by one goroutine.
 type exchange struct {
 	d        *Deliverer
-	body     string
+	body     *jobBody
 	digest   string // base64 SHA-256 of body
 	inbox    *target
 	acct     *account
@@ -179,27 +178,16 @@ var (
 	headerNone        = []string{}
 )
 
-// stringBody is a request body over a string, which may be sent again.
-type stringBody struct{ strings.Reader }
-
-func (*stringBody) Close() error { return nil }
-
 // roundTrip sends one request and reads the answer to its end. location is set when the answer is a redirect.
 func (x *exchange) roundTrip(ctx context.Context, method string, to *target, header http.Header) (r reply, location string, err error) {
 	req := (&http.Request{
 		Method: method, URL: to.url, Host: to.hostHeader(), Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}).WithContext(ctx)
-	if method == http.MethodPost && x.body != "" {
-		req.ContentLength = int64(len(x.body))
-		req.GetBody = func() (io.ReadCloser, error) {
-			b := &stringBody{}
-			b.Reset(x.body)
-			return b, nil
-		}
-		if req.Body, err = req.GetBody(); err != nil {
-			return reply{}, "", err
-		}
+	if method == http.MethodPost && x.body.size > 0 {
+		req.ContentLength = int64(x.body.size)
+		req.GetBody = func() (io.ReadCloser, error) { return x.body.reader(), nil }
+		req.Body = x.body.reader()
 	}
 	res, err := x.d.transport(to.host).RoundTrip(req)
 	if err != nil {

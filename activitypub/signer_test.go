@@ -74,7 +74,7 @@ func FuzzSignatureHeader(f *testing.F) {
 		}
 		sync = strings.TrimSpace(sync)
 		d := &Deliverer{release: release{4, 7}, userAgent: []string{"x"}}
-		x := &exchange{d: d, body: body, digest: bodyDigest(body), inbox: to, sync: sync, acct: &account{key: key, keyID: "https://local.test/actor#main-key"}}
+		x := &exchange{d: d, body: newJobBody(body, ""), digest: bodyDigest(body), inbox: to, sync: sync, acct: &account{key: key, keyID: "https://local.test/actor#main-key"}}
 		for _, form := range []form{formCavage, formRFC9421} {
 			header, err := x.header(http.MethodPost, to, form, time.Now())
 			if err != nil {

@@ -53,7 +53,7 @@ type Config struct {
 	MaxRate   float64           // jobs fetched per second at most; 0 means no limit
 
 	Concurrency int // jobs running at once at most; default 512
-	Window      int // jobs in hand at most; default twice the concurrency, but no more than 512 above it, at least 200
+	Window      int // jobs in hand at most; default twice the concurrency, but no more than the greater of 1024 and 128 above it, at least 200
 	PerDest     int // jobs waiting for one destination at most; default an eighth of the window, at least 32
 
 	WindowJobs  int // how deep a look at a shared queue goes, in jobs; default queues.WindowJobs
@@ -105,7 +105,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Gate, Gate(openGate{}))
 	setDefault(&c.Share, 10_000)
 	setDefault(&c.Concurrency, 512)
-	setDefault(&c.Window, max(200, min(2*c.Concurrency, c.Concurrency+512)))
+	setDefault(&c.Window, max(200, min(2*c.Concurrency, max(1024, c.Concurrency+128))))
 	setDefault(&c.PerDest, max(32, c.Window/8))
 	setDefault(&c.WindowJobs, queues.WindowJobs)
 	setDefault(&c.WindowBytes, queues.WindowBytes)

@@ -25,20 +25,26 @@ func newWork(io stdio, release func()) *cobra.Command {
 	opts := sidecar.DefaultOptions()
 	cmd := &cobra.Command{
 		Use:   "work",
-		Short: "Run the worker of this host, beside Mastodon's Sidekiq",
-		Long: `Runs Mastodon's deliveries in Go, beside the Sidekiq processes that go on running everything else.
+		Short: "Run the worker of this host, beside Mastodon's Sidekiq or instead of it",
+		Long: `Runs Mastodon's background jobs: deliveries in Go, and with --full everything else in Ruby processes of its own.
 
-On shared queues (by default push and pull) it takes only deliveries and leaves every other job where it is, in order. Ruby threads that
-wait on the same queue get new jobs first, so beside a Ruby that keeps up it takes little; it helps when there is a backlog.
+Beside Sidekiq, on shared queues (by default push and pull), it takes only deliveries and leaves every other job where it is, in order. Ruby
+threads that wait on the same queue get new jobs first, so beside a Ruby that keeps up it takes little; it helps when there is a backlog.
 
 On an owned queue it alone fetches. Start one Sidekiq process with -q push_ruby instead of -q push, and this with
 --own push --foreign-to push_ruby: what only Ruby can run is moved there, byte for byte and in order.
+
+Instead of Sidekiq, with --full, it owns all seven queues, and no mastodon-sidekiq unit is needed on this host. It starts stock Sidekiq
+processes from Mastodon's directory, as many as there is work, CPU and memory for, gives each the jobs it has room for, watches and replaces
+them, and gives back at once what one had that dies. Run it as Mastodon's user. docs/migrating.md has the way there and back.
 
 TSTP takes no new jobs any more, TERM and INT stop: running jobs get --timeout to finish, the rest goes back to the queue.`,
 		Example: `  queueville work --mastodon /home/mastodon/live --check
   queueville work --mastodon /home/mastodon/live --shadow
   queueville work --mastodon /home/mastodon/live --canary 5%
-  queueville work --mastodon /home/mastodon/live --own push --foreign-to push_ruby`,
+  queueville work --mastodon /home/mastodon/live --own push --foreign-to push_ruby
+  queueville work --mastodon /home/mastodon/live --full --check
+  queueville work --mastodon /home/mastodon/live --full --ruby-processes 4`,
 		Args: cobra.NoArgs,
 	}
 	opts.Bind(cmd.Flags())
@@ -131,7 +137,7 @@ func withoutHint(err error) error {
 }
 
 // gcPercent is the worker's GOGC unless the environment says otherwise.
-const gcPercent = 25
+const gcPercent = 18
 
 func work(ctx context.Context, io stdio, opts *sidecar.Options, release func()) error {
 	log := newLogger(io, opts)

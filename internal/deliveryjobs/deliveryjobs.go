@@ -50,7 +50,7 @@ func (h *Handler) Run(ctx context.Context, job *queues.Job) worker.Outcome {
 	if err != nil {
 		return badArguments(err)
 	}
-	d.Low = job.Class == ClassLow
+	d.Low, d.Args = job.Class == ClassLow, job.Args
 	r := h.deliverer.Deliver(ctx, d)
 	if h.observe != nil {
 		h.observe(job.Class, r)
