@@ -255,7 +255,7 @@ func (b *Book) Judge(now int64, run, fresh, generation string, list []Judgement)
 			if !ok {
 				e = BookLease{Kind: 'w', State: 'E', Since: now, Host: j.Host, Process: "-"}
 			}
-			if e.State != 'L' && e.Granted < j.Count {
+			if e.Granted < j.Count && (e.State != 'L' || b.Recovering) {
 				e.Granted = j.Count
 				b.Leases[j.Epoch] = e
 			}

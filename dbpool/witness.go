@@ -93,7 +93,8 @@ func (w *witness) look(asked time.Duration, r *Reply, visible map[string]backend
 	settled := w.settled(asked)
 	for _, epoch := range slices.Sorted(maps.Keys(visible)) {
 		if l, ok := known[epoch]; ok {
-			if l.State != Live && visible[epoch].count > l.Granted {
+			// Of a live one only an older replica can know less: its holder may have frozen before it could say what it has.
+			if (l.State != Live || r.Recovering) && visible[epoch].count > l.Granted {
 				list = append(list, Judgement{What: JudgeSeen, Epoch: epoch, Count: visible[epoch].count, Host: visible[epoch].host})
 			}
 			continue

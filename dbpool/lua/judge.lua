@@ -3,7 +3,8 @@
 -- ARGV[2] generation, ARGV[3..] judgements, five elements each: what, epoch, number, host, process
 --   "left" epoch n: of an ended lease no more than n connections can be open, now or ever
 --   "gone" epoch:   its process has ended
---   "seen" epoch n host: n connections are open of an epoch that is nobody's or has ended: so many are counted from now on
+--   "seen" epoch n host: n connections are open of an epoch that is nobody's, has ended, or is remembered with less by a Redis
+--                    that has forgotten: so many are counted from now on
 --   "done":         all that was open when the generation began is in the ledger, and what is not can never be opened
 --   "look":         PostgreSQL has been asked
 -- Returns {"ok" or "generation" (nothing is changed), then for each judgement 1 if it changed anything, else 0}.
@@ -39,7 +40,7 @@ for i = 3, #ARGV, 5 do
       did = 1
       store(epoch, { kind = 'w', state = 'E', call = 0, granted = n, reserved = 0, demand = 0, priority = 0, expires = 0, since = now,
         host = ARGV[i + 3], proc = '-' })
-    elseif e and e.state ~= 'L' and e.granted < n then
+    elseif e and e.granted < n and (e.state ~= 'L' or phase == 'recovering') then
       did, e.granted = 1, n
       store(epoch, e)
     end
