@@ -39,13 +39,13 @@ if [ -n "${SIDEKIQ:-}" ]; then
 		exit 1
 	fi
 	checkout=$(cd "$SIDEKIQ" && pwd)
-	if version=$(RUBYLIB="$checkout/lib:${RUBYLIB:-}" ruby -e 'require "sidekiq"; print Sidekiq::VERSION' 2>/dev/null); then
+	if [ -z "${QUEUEVILLE_OWN_MOUNTS:-}" ] && version=$(RUBYLIB="$checkout/lib:${RUBYLIB:-}" ruby -e 'require "sidekiq"; print Sidekiq::VERSION' 2>/dev/null); then
 		export RUBYLIB="$checkout/lib:${RUBYLIB:-}" RUBY=ruby SIDEKIQ="ruby $checkout/bin/sidekiq"
 		say "Sidekiq $version from $checkout"
 		all_tests
 		exit
 	fi
-	say "this machine's Ruby does not load $checkout; trying that of Debian 13"
+	[ -n "${QUEUEVILLE_OWN_MOUNTS:-}" ] || say "this machine's Ruby does not load $checkout; trying that of Debian 13"
 fi
 
 if [ "$(id -u)" != 0 ]; then
@@ -166,5 +166,9 @@ version=$($RUBY -e 'require "sidekiq"; print Sidekiq::VERSION') || {
 	say "error: that Sidekiq does not load; RUBYLIB=dir:dir adds what its gemspec asks for"
 	exit 1
 }
+if [ "$(chroot "$tree" sidekiq -V)" != "Sidekiq $version" ]; then # as the Ruby application starts it
+	say "error: the command is $(chroot "$tree" sidekiq -V), the library $version"
+	exit 1
+fi
 say "Sidekiq $version in $tree"
 all_tests

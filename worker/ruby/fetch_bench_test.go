@@ -54,7 +54,7 @@ func stockCPU(b *testing.B, threads, n int) time.Duration {
 	cmd := exec.CommandContext(context.WithoutCancel(b.Context()), words[0], words[1:]...)
 	cmd.Env = append(os.Environ(), "REDIS_URL="+url)
 	if err := cmd.Start(); err != nil {
-		b.Skipf("start sidekiq: %v", err)
+		missing(b, fmt.Sprintf("start sidekiq: %v (apt-get install ruby-sidekiq, or set SIDEKIQ)", err))
 	}
 	defer func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)

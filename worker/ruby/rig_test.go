@@ -37,8 +37,9 @@ type rig struct {
 	done map[string][]Result // by jid
 }
 
-// needRuby skips at a desk and fails in CI where there is no Sidekiq. RUBY says another one, as for package oracle.
-func needRuby(tb testing.TB) []string {
+// needRuby is the words that start a Ruby with Sidekiq and these files of other gems. It skips at a desk and fails in CI where one is missing.
+// RUBY says another Ruby, as for package oracle.
+func needRuby(tb testing.TB, files ...string) []string {
 	tb.Helper()
 	words := strings.Fields(os.Getenv("RUBY"))
 	if len(words) == 0 {
@@ -46,14 +47,20 @@ func needRuby(tb testing.TB) []string {
 	}
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
-	if err := exec.CommandContext(ctx, words[0], append(words[1:], "-e", `require "sidekiq"`)...).Run(); err != nil {
-		const hint = "apt-get install ruby-sidekiq, or set RUBY"
-		if os.Getenv("CI") == "true" {
-			tb.Fatalf("no Sidekiq: %v (%s)", err, hint)
-		}
-		tb.Skipf("no Sidekiq: %v (%s)", err, hint)
+	args := append(slices.Clone(words[1:]), "-e", `ARGV.each { |f| require f }`, "sidekiq")
+	if out, err := exec.CommandContext(ctx, words[0], append(args, files...)...).CombinedOutput(); err != nil { //nolint:gosec // the developer's words
+		missing(tb, fmt.Sprintf("no Sidekiq or Active Support: %v %.200s(apt-get install ruby-sidekiq ruby-activesupport, or set RUBY)", err, out))
 	}
 	return words
+}
+
+// missing skips a test for what the machine does not have, and fails it in CI.
+func missing(tb testing.TB, what string) {
+	tb.Helper()
+	if os.Getenv("CI") == "true" {
+		tb.Fatal(what)
+	}
+	tb.Skip(what)
 }
 
 // newRig starts a supervisor for testdata/app.rb; change alters its configuration, env is added to Ruby's environment.
