@@ -87,7 +87,7 @@ func TestKilledProcessIsAdoptedWithinTheBound(t *testing.T) {
 	w := r.start(f, one, elsewhere, func(c *Config) { c.Owned = nil; c.Shared, c.ForeignTo = []string{"nothing"}, "" })
 	died := time.Now()
 	r.eventually("its jobs are back", func() bool { return len(r.queue("push")) == jobs+10 })
-	require.Less(t, time.Since(died), shortLease+2*shortAdopt+500*time.Millisecond)
+	require.Less(t, time.Since(died), shortLease+2*shortAdopt+2*time.Second) // and what a busy machine adds
 	require.Equal(t, append(append(natives(0, jobs, ""), natives(1000, 5, "")...), natives(2000, 5, "")...), r.queue("push"), "in their order, byte for byte")
 	w.stop()
 	require.Empty(t, r.holders())
