@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 
 	"github.com/queueville/queueville/internal/mastodonenv"
+	"github.com/queueville/queueville/internal/status"
 	"github.com/queueville/queueville/queues"
 	"github.com/queueville/queueville/worker"
 	"github.com/queueville/queueville/worker/ruby"
@@ -19,11 +21,14 @@ var mastodonQueues = []struct {
 	weight int
 }{{"default", 8}, {"push", 6}, {"ingress", 4}, {"mailers", 2}, {"pull", 1}, {"scheduler", 1}, {"fasp", 1}}
 
+// readyVariable names the file by which container platforms know that Sidekiq has started.
+const readyVariable = "MASTODON_SIDEKIQ_READY_FILENAME"
+
 // readFull checks what --full rules out and makes it own every queue, unless some are named.
 func (o *Options) readFull(p *plan, bad badFunc) {
 	if !o.Full {
-		if o.RubyCommand != nil {
-			bad("ruby-command", "give --full too", "there is no Ruby without --full")
+		for _, flag := range o.rubyOptions() {
+			bad(flag, "give --full too", "there is no Ruby without --full")
 		}
 		return
 	}
@@ -45,6 +50,11 @@ func (o *Options) readFull(p *plan, bad badFunc) {
 			p.owned = append(p.owned, q.name)
 			p.weights[q.name] = q.weight
 		}
+	} else if slices.Equal(p.owned, []string{status.CronQueue}) {
+		bad("own", "name another queue too", "Ruby processes that serve %s alone are not run", status.CronQueue)
+	}
+	if o.RubyCommand != nil && (len(o.RubyCommand) == 0 || o.RubyCommand[0] == "") {
+		bad("ruby-command", "give the words with commas, e.g. bundle,exec,ruby, or leave it away", "there is no command")
 	}
 	if o.RubyProcesses < 0 || o.RubyProcesses > 256 {
 		bad("ruby-processes", "use 1 to 256, or 0 for as many as there are processors", "%d is out of range", o.RubyProcesses)
@@ -60,11 +70,31 @@ func (o *Options) readFull(p *plan, bad badFunc) {
 	}
 }
 
-// rubyCommand finds out how Ruby is started.
-func (o *Options) rubyCommand(environ []string) (ruby.Command, []mastodonenv.Problem) {
+// rubyOptions are the flags of Ruby that are not at their defaults.
+func (o *Options) rubyOptions() []string {
+	var list []string
+	d := DefaultOptions()
+	for flag, changed := range map[string]bool{
+		"ruby-processes": o.RubyProcesses != d.RubyProcesses, "ruby-threads": o.RubyThreads != d.RubyThreads, "ruby-memory": o.RubyMemoryMB != d.RubyMemoryMB,
+		"ruby-stuck": o.RubyStuck != d.RubyStuck, "ruby-no-preload": o.RubyNoPreload != d.RubyNoPreload, "ruby-command": o.RubyCommand != nil,
+	} {
+		if changed {
+			list = append(list, flag)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// rubyCommand finds out how Ruby is started. readyFile is Mastodon's MASTODON_SIDEKIQ_READY_FILENAME, "" for none.
+func (o *Options) rubyCommand(environ []string, readyFile string) (ruby.Command, []mastodonenv.Problem) {
+	environ = rubyEnviron(environ, readyFile)
 	command, err := ruby.FindCommand(o.Mastodon, environ, ruby.HostFiles())
 	if o.RubyCommand != nil { // what cannot be found is given
 		command.Ruby, command.Dir, command.Env, err = o.RubyCommand, o.Mastodon, environ, nil
+		if !slices.ContainsFunc(environ, func(e string) bool { return strings.HasPrefix(e, "RAILS_ENV=") && e != "RAILS_ENV=" }) {
+			command.Env = append(command.Env, "RAILS_ENV=production")
+		}
 	}
 	var problems []mastodonenv.Problem
 	for _, e := range unjoin(err) {
@@ -77,14 +107,64 @@ func (o *Options) rubyCommand(environ []string) (ruby.Command, []mastodonenv.Pro
 	return command, problems
 }
 
+// rubyEnviron is the environment for Ruby processes. What systemd says to the worker is not for them: Sidekiq would report its own start, end
+// and watchdog. Nor is the readiness file, which Mastodon removes whenever a Sidekiq process ends; they get one of another name.
+func rubyEnviron(environ []string, readyFile string) []string {
+	list := slices.DeleteFunc(slices.Clone(environ), func(e string) bool {
+		name, _, _ := strings.Cut(e, "=")
+		return slices.Contains([]string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", readyVariable}, name)
+	})
+	if readyFile != "" { // also against .env.production, which counts after the environment
+		list = append(list, readyVariable+"="+readyFile+".ruby")
+	}
+	return list
+}
+
 func unjoin(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if list, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the list itself is wanted
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
 		return list.Unwrap()
 	}
 	return []error{err}
+}
+
+// checkBeside warns of Sidekiq that fetches from the same queues: expected while moving, and a mistake when it stays.
+func (s *Sidecar) checkBeside(ctx context.Context) []mastodonenv.Problem {
+	callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	st, err := status.Read(callCtx, s.Store)
+	if err != nil {
+		return []mastodonenv.Problem{problemf("--full", "", "cannot look which processes there are: %v", err)}
+	}
+	var problems []mastodonenv.Problem
+	warn := func(hint, format string, list []string) {
+		if len(list) > 0 {
+			problems = append(problems, mastodonenv.Problem{Severity: mastodonenv.SeverityWarning, Name: "--full", What: fmt.Sprintf(format, strings.Join(list, " ")), Hint: hint})
+		}
+	}
+	warn("stop its units", "Sidekiq runs already and takes jobs from the same queues, without crash safety: %s", st.Beside(s.plan.owned))
+	if slices.Contains(s.plan.owned, status.CronQueue) {
+		warn("stop it before this starts", "Sidekiq runs the cron scheduler already, and scheduled tasks would run twice: %s", st.Beside([]string{status.CronQueue}))
+	}
+	return problems
+}
+
+// rubyState is what status shows of the Ruby side; nil without --full.
+func (s *Sidecar) rubyState() *status.Ruby {
+	if s.ruby == nil {
+		return nil
+	}
+	load, list := s.ruby.look()
+	r := &status.Ruby{
+		Running: load.Running, Waiting: load.Waiting, Threads: load.Threads, Cron: load.Cron, Problem: load.Problem,
+		Processes: make([]status.RubyProcess, len(list)),
+	}
+	for i, p := range list {
+		r.Processes[i] = status.RubyProcess{PID: p.PID, State: p.State, Running: p.Running, PSSBytes: p.PSS, Cron: p.Cron}
+	}
+	return r
 }
 
 // makeRuby makes the supervisor of the Ruby processes. Its jobs come from s.Worker, which is made after it.
@@ -119,7 +199,7 @@ func (s *Sidecar) makeRuby(identity string, observer ruby.Observer) (*engine, er
 
 // leader is who may run the cron scheduler: nobody here, if its queue is somebody else's.
 func (s *Sidecar) leader(identity string) ruby.Leader {
-	if !slices.Contains(s.plan.owned, "scheduler") {
+	if !slices.Contains(s.plan.owned, status.CronQueue) {
 		return nil
 	}
 	return queues.NewLeader(s.Store, "cron", identity)
@@ -129,6 +209,9 @@ var kinds = [...]worker.OutcomeKind{ruby.Acked: worker.Done, ruby.Returned: work
 
 // engine is the supervisor as the worker wants it.
 type engine struct{ *ruby.Supervisor }
+
+// look is what metrics and status show.
+func (e *engine) look() (ruby.Load, []ruby.Process) { return e.Load(), e.Processes() }
 
 // Run implements worker.Foreign.
 func (e *engine) Run(ctx context.Context) error { return e.Supervisor.Run(ctx) }

@@ -83,7 +83,7 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.StringVar(&o.Version, "mastodon-version", o.Version, "Mastodon's `VERSION`, when DIR does not tell")
 	f.StringVar(&o.Resolver, "resolver", o.Resolver, "DNS server `HOST:PORT` to use instead of the system's")
 
-	f.StringArrayVar(&o.Own, "own", o.Own, "`QUEUE[,WEIGHT]` that only Queueville fetches from (repeat); needs --foreign-to")
+	f.StringArrayVar(&o.Own, "own", o.Own, "`QUEUE[,WEIGHT]` that only Queueville fetches from (repeat); needs --foreign-to or --full")
 	f.StringVar(&o.ForeignTo, "foreign-to", o.ForeignTo, "`QUEUE`, served by Ruby, that jobs of other classes on owned queues are moved to")
 	f.StringSliceVar(&o.Shared, "shared", o.Shared, "`QUEUE`s to share with Ruby (default: push and pull, unless owned)")
 	f.StringVar(&o.Canary, "canary", o.Canary, "take only this `SHARE` of what could be taken from shared queues, e.g. 5%")
@@ -102,7 +102,7 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "deliveries in flight at most")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
 	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most")
-	f.IntVar(&o.DBConnections, "db-connections", o.DBConnections, "Postgres connections at most")
+	f.IntVar(&o.DBConnections, "db-connections", o.DBConnections, "Postgres connections at most; Ruby processes have --ruby-threads each, besides")
 	f.DurationVarP(&o.StopTimeout, "timeout", "t", o.StopTimeout, "running jobs get this long at a stop")
 	f.DurationVar(&o.PollAverage, "poll-average", o.PollAverage, "between two polls of the retry and schedule sets (0: processes × 5 s, as Sidekiq)")
 

@@ -83,7 +83,11 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 	}
 	var command ruby.Command
 	if opts.Full && opts.Mastodon != "" {
-		command, more = opts.rubyCommand(env.Environ)
+		readyFile := ""
+		if cfg != nil {
+			readyFile = cfg.ReadyFilename
+		}
+		command, more = opts.rubyCommand(env.Environ, readyFile)
 		problems = append(problems, more...)
 	}
 	if cfg == nil {
@@ -100,6 +104,9 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 	s := &Sidecar{opts: opts, plan: p, env: env, config: cfg, servers: srv, command: command, Store: queues.NewStore(srv.sidekiq, cfg.Namespace)}
 	if mastodonenv.Errors(problems) == nil {
 		problems = append(problems, s.checkForeign(ctx)...)
+		if opts.Full {
+			problems = append(problems, s.checkBeside(ctx)...)
+		}
 	}
 	if mastodonenv.Errors(problems) != nil {
 		srv.close()
@@ -160,10 +167,14 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 	observer := &observer{Observer: worker.NopObserver{}, ended: s.env.Ended}
 	s.health = workmetrics.NewHealth(45 * time.Second)
 	if s.opts.Metrics != "" && !s.opts.Check { // a check does not listen: the worker that runs already may
-		s.metrics = workmetrics.New(workmetrics.Config{
+		cfg := workmetrics.Config{
 			Prefix: s.opts.MetricsPrefix, Store: s.Store, Hosts: s.Deliverer.Hosts(), Outage: s.Deliverer.LocalOutage, Signer: s.Signer, Version: s.env.Version,
 			Stated: s.opts.Stated, Load: func() worker.Load { return s.Worker.Load() },
-		})
+		}
+		if s.opts.Full {
+			cfg.Ruby = func() (ruby.Load, []ruby.Process) { return s.ruby.look() }
+		}
+		s.metrics = workmetrics.New(cfg)
 		observer.Observer = s.metrics
 		if s.server, err = workmetrics.Listen(ctx, s.opts.Metrics, s.opts.MetricsPublic, s.metrics, s.health); err != nil {
 			return err
@@ -181,7 +192,11 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 		})
 	}
 	if s.opts.Full {
-		if s.ruby, err = s.makeRuby(identity, ruby.NoObserver{}); err != nil {
+		rubyObserver := ruby.Observer(ruby.NoObserver{})
+		if s.metrics != nil {
+			rubyObserver = s.metrics.Ruby()
+		}
+		if s.ruby, err = s.makeRuby(identity, rubyObserver); err != nil {
 			return err
 		}
 		cfg.Foreign = s.ruby
@@ -310,7 +325,7 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 	w := status.Worker{
 		Owned: s.plan.owned, Shared: s.plan.shared, ForeignTo: s.opts.ForeignTo, Share: s.plan.share,
 		InHand: load.InHand, Waiting: load.Waiting, Running: load.Running, Concurrency: load.Concurrency,
-		Signer: s.Signer, HostsDown: s.hostsDown(),
+		Signer: s.Signer, HostsDown: s.hostsDown(), Ruby: s.rubyState(),
 	}
 	if us, since, why := s.Deliverer.LocalOutage(); us {
 		w.Outage = fmt.Sprintf("%s since %s", why, since.UTC().Format(time.TimeOnly))

@@ -107,8 +107,8 @@ type Orphan struct {
 // has not been killed is at most.
 const settled = 15 * time.Second
 
-// cronQueue is the queue whose listener is sidekiq-scheduler.
-const cronQueue = "scheduler"
+// CronQueue is the queue whose listener runs sidekiq-scheduler.
+const CronQueue = "scheduler"
 
 // Read takes one look. ctx bounds it.
 func Read(ctx context.Context, store *queues.Store) (*Status, error) {
@@ -256,31 +256,25 @@ func (s *Status) addNotes() {
 // addRubyNotes says what is wrong or unfinished with full mode.
 func (s *Status) addRubyNotes() {
 	full, led := false, false
-	var listeners []string // that run the cron scheduler by themselves
 	for i := range s.Processes {
 		p := &s.Processes[i]
-		if p.Worker == nil {
-			if p.byItself() && slices.Contains(p.Queues, cronQueue) {
-				listeners = append(listeners, p.Identity)
-			}
+		if p.Worker == nil || p.Worker.Ruby == nil {
 			continue
 		}
 		r := p.Worker.Ruby
-		if r == nil {
-			continue
-		}
-		full = full || slices.Contains(p.Worker.Owned, cronQueue)
+		full = full || slices.Contains(p.Worker.Owned, CronQueue)
 		led = led || r.Cron
 		if r.Problem != "" {
 			s.Notes = append(s.Notes, "Ruby does not start on "+p.Identity+": "+r.Problem)
 		}
-		if alone := s.beside(p.Worker.Owned); len(alone) > 0 {
+		if alone := s.Beside(p.Worker.Owned); len(alone) > 0 {
 			s.Notes = append(s.Notes, "Sidekiq still runs beside "+p.Identity+" and takes jobs from its queues, without crash safety: "+strings.Join(alone, " "))
 		}
 	}
+	schedulers := s.Beside([]string{CronQueue})
 	switch {
-	case full && len(listeners) > 0:
-		s.Notes = append(s.Notes, "a Sidekiq of its own runs the cron scheduler beside that of full mode, so tasks run twice: stop "+strings.Join(listeners, " "))
+	case full && len(schedulers) > 0:
+		s.Notes = append(s.Notes, "a Sidekiq of its own runs the cron scheduler beside that of full mode, so scheduled tasks run twice: stop "+strings.Join(schedulers, " "))
 	case full && !led:
 		s.Notes = append(s.Notes, "no process runs the cron scheduler: that is so for up to 90 s after a start or a crash; later the worker's log says why")
 	}
@@ -289,8 +283,9 @@ func (s *Status) addRubyNotes() {
 // byItself tells whether a process is Sidekiq and surely no worker's.
 func (p *Process) byItself() bool { return p.Worker == nil && p.FedBy == "" && !p.fleeting }
 
-// beside are the Ruby processes that take jobs of these queues by themselves.
-func (s *Status) beside(owned []string) []string {
+// Beside names the Sidekiq processes that take jobs of these queues by themselves: no worker feeds them, and they are not quiet. One that
+// started within the last 15 s, or was silent as long, is left out: whose it is cannot be said yet, or it has ended.
+func (s *Status) Beside(owned []string) []string {
 	var list []string
 	for i := range s.Processes {
 		p := &s.Processes[i]
