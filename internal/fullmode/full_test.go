@@ -113,8 +113,8 @@ func TestKilledRuby(t *testing.T) {
 	}
 	jids := app.Push(jobs...)
 	start(t, app, spec{Processes: 2, Threads: 10})
-	eventually(t, "some run", time.Minute, func() bool { return len(app.Started()) >= 5 })
-	victim := app.Started()[0].PID
+	victim := 0
+	eventually(t, "some run in one process", time.Minute, func() bool { victim = busy(app, 3); return victim != 0 })
 	killed := time.Now()
 	require.NoError(t, syscall.Kill(victim, syscall.SIGKILL))
 	app.WaitRuns(time.Minute, jids...)
@@ -135,6 +135,25 @@ func TestKilledRuby(t *testing.T) {
 	}
 	require.Positive(t, twice, "those that ran in it began a second time")
 	require.LessOrEqual(t, twice, 10)
+}
+
+// busy is a process in which at least n jobs have begun and not ended; 0 if there is none. What was only handed over to it has not begun.
+func busy(app *rubyapp.App, n int) int {
+	begun := app.Started()
+	over := map[string]bool{}
+	for _, r := range app.Runs() {
+		over[r.JID] = true
+	}
+	running := map[int]int{}
+	for _, b := range begun {
+		if over[b.JID] {
+			continue
+		}
+		if running[b.PID]++; running[b.PID] == n {
+			return b.PID
+		}
+	}
+	return 0
 }
 
 // kill -9 of the worker: its Ruby processes end themselves, and the next worker runs what they had.
