@@ -164,14 +164,15 @@ func (m *Manager) connectAgain(ctx context.Context, cc *pgx.ConnConfig) (*pgx.Co
 	}
 }
 
-// learn asks how long a log-in may take.
+// learn asks how long a log-in may take, and how old the server is.
 func (m *Manager) learn(ctx context.Context, pc *pgx.Conn) error {
-	var login int
-	if err := pc.QueryRow(ctx, `SELECT setting::int FROM pg_settings WHERE name = 'authentication_timeout'`).Scan(&login); err != nil {
+	var login, version int
+	err := pc.QueryRow(ctx, `SELECT setting::int, current_setting('server_version_num')::int FROM pg_settings WHERE name = 'authentication_timeout'`).Scan(&login, &version)
+	if err != nil {
 		return fmt.Errorf("ask for authentication_timeout: %w", err)
 	}
 	m.gate.mu.Lock()
-	m.witness.login, m.learnt = time.Duration(login)*time.Second, true
+	m.witness.login, m.witness.bounded, m.learnt = time.Duration(login)*time.Second, version >= 140000, true
 	m.gate.mu.Unlock()
 	return nil
 }

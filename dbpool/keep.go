@@ -96,7 +96,7 @@ func (m *Manager) call(ctx context.Context) {
 
 // mayWantToConfirm: the ledger decides whether anything is to be confirmed. The lock is held.
 func (m *Manager) mayWantToConfirm(now time.Time) bool {
-	if m.dropping || now.Before(m.noConfirm) {
+	if m.dropping || now.Before(m.noConfirm) || m.reply != nil && m.witness.early(now.Sub(started), m.reply) {
 		return false
 	}
 	if m.cfg.Pooled && m.reply != nil {
@@ -177,6 +177,11 @@ func (m *Manager) tell(ctx context.Context, r *Reply, settled []string) {
 	if now := time.Now(); now.Sub(m.neighbours) > 3*time.Second {
 		m.neighbours = now
 		list = append(list, goneNeighbours(r.Leases, m.gate.h.process)...)
+	}
+	if r.Verdict == VerdictOK && !m.cfg.Pooled {
+		m.gate.mu.Lock()
+		list = append(list, m.witness.unblock(time.Since(started), r)...)
+		m.gate.mu.Unlock()
 	}
 	if len(list) == 0 {
 		return

@@ -250,6 +250,11 @@ func (s *soak) collect(c *child) {
 func (s *soak) end() {
 	// A fail-over late in the run is recovered from within a lease, a log-in and the slack.
 	var last dbpool.Snapshot
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("the last snapshot: %+v", last)
+		}
+	})
 	eventually(s.t, 90*time.Second, "no lease is stuck", func() bool {
 		time.Sleep(200 * time.Millisecond)
 		snapshot, err := s.r.ledger.Snapshot(s.t.Context())

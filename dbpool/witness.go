@@ -17,8 +17,8 @@ type witness struct {
 	login     time.Duration // authentication_timeout
 	gone      time.Duration // after a process was seen to be gone: for what it had sent last
 	children  time.Duration // longer, for leases with connections reserved for child processes, which may outlive their parent
-	cluster   string
 	slack     time.Duration
+	bounded   bool   // PostgreSQL ends sessions that are idle (idle_session_timeout, 14 and later)
 	known     string // generation
 	since     time.Duration
 	ended     map[string]sighting
@@ -149,6 +149,34 @@ func (w *witness) blind(now time.Duration, r *Reply, all bool) []Judgement {
 			list = append(list, Judgement{What: JudgeDone})
 		}
 		list = append(list, Judgement{What: JudgeLook})
+	}
+	return list
+}
+
+// unblock judges the confirmations that froze or crashed, when so many did that nobody can confirm any more. Where the server bounds their
+// sessions they are over without being looked at; elsewhere they are forgotten after ten minutes (lua/begin.lua).
+func (w *witness) unblock(now time.Duration, r *Reply) []Judgement {
+	held := 0
+	var list []Judgement
+	for i := range r.Leases {
+		l := &r.Leases[i]
+		if !l.Confirmation {
+			continue
+		}
+		if l.State == Live {
+			return nil
+		}
+		held += l.Granted
+		wait := w.ttl + w.login + confirmIdle + w.slack
+		if l.Gone {
+			wait = w.gone + w.slack // its socket was closed between two queries, or in one of milliseconds
+		}
+		if s, ok := w.ended[l.Epoch]; ok && now-s.at >= wait {
+			list = append(list, Judgement{What: JudgeLeft, Epoch: l.Epoch})
+		}
+	}
+	if !w.bounded || held < reserve(max(1, r.Slots)) {
+		return nil
 	}
 	return list
 }
