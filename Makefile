@@ -95,6 +95,11 @@ bench-micro: setup ## Go benchmarks, COUNT=10 runs each; PKG=./queues for one pa
 bench-%: setup ## one suite: noop, delivery, memory, deadhosts, shared or full
 	scripts/bench.sh -suite $* $(ARGS)
 
+.PHONY: soak-dbpool
+soak-dbpool: setup ## the connection budget: a million steps of its protocol, then 40 processes under faults for SOAK=10m
+	QUEUEVILLE_DBPOOL_STEPS=$(or $(STEPS),1000000) go test -count=1 -timeout 30m -run TestProtocol ./dbpool
+	QUEUEVILLE_DBPOOL_SOAK=$(or $(SOAK),10m) go test -count=1 -timeout 60m -run TestSoak -v ./dbpool
+
 .PHONY: soak-worker
 soak-worker: setup ## the worker under random faults for SOAK=10m, every job accounted for
 	QUEUEVILLE_SOAK=$(SOAK) go test -race -timeout 2h -run TestSoak -v ./worker
