@@ -45,7 +45,11 @@
 //	gem install --install-dir /tmp/gems sidekiq-unique-jobs:7.1.33 sidekiq-scheduler:5.0.3
 //	GEM_PATH=/tmp/gems:$(ruby -e 'print Gem.path.join(":")') RUBYAPP_REAL_GEMS=1 go test ./internal/rubyapp ./worker/...
 //
-// RUBYLIB with the lib directories of checkouts does as well; this package's tests passed that way with those two on Sidekiq 6.4.1.
+// RUBYLIB with the lib directories of checkouts does as well. That way all tests of this package passed with sidekiq-unique-jobs 7.1.33 and
+// sidekiq-scheduler 5.0.3 on Sidekiq 6.4.1, with 8.0.13 and 5.0.6 on 7.3.2, with 8.1.0 and 6.0.2 on 8.1.7, but for the one that asks our
+// stand-in what it does with the lock of a failing job, and on 6.4.1 that of iterable jobs. scripts/test-sidekiq.sh runs them so:
+//
+//	SIDEKIQ=/its/source RUBYLIB=unique-jobs/lib:scheduler/lib:… RUBYAPP_REAL_GEMS=1 scripts/test-sidekiq.sh
 //
 // # Another Ruby
 //
