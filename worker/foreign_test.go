@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -108,11 +109,7 @@ func (e *engine) Quiet() {
 func (e *engine) ran() map[string]int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	out := map[string]int{}
-	for id, n := range e.runs {
-		out[id] = n
-	}
-	return out
+	return maps.Clone(e.runs)
 }
 
 func foreigns(from, n int) []string {

@@ -83,8 +83,8 @@ type work struct {
 }
 
 // start runs `work --full` for an application; what is left out of s has a default.
-func start(t testing.TB, app *rubyapp.App, s spec) *work {
-	t.Helper()
+func start(tb testing.TB, app *rubyapp.App, s spec) *work {
+	tb.Helper()
 	s.Mastodon = app.Dir
 	if s.Processes == 0 {
 		s.Processes = 2
@@ -100,34 +100,34 @@ func start(t testing.TB, app *rubyapp.App, s spec) *work {
 	}
 	text, err := json.Marshal(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	exe, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	w := &work{Cmd: exec.Command(exe), t: t, done: make(chan error, 1)} //nolint:noctx // ended by the test's clean-up
+	w := &work{Cmd: exec.Command(exe), t: tb, done: make(chan error, 1)}
 	w.Env = append(os.Environ(), app.Env(childEnv+"="+string(text), "PATH="+binDir(app)+":"+os.Getenv("PATH"))...)
 	w.Stdout, w.Stderr = os.Stderr, os.Stderr
 	if !testing.Verbose() {
-		f, err := os.CreateTemp(t.TempDir(), "log")
+		f, err := os.CreateTemp(tb.TempDir(), "log")
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		w.Stdout, w.Stderr = f, f
-		t.Cleanup(func() {
-			if t.Failed() {
+		tb.Cleanup(func() {
+			if tb.Failed() {
 				text, _ := os.ReadFile(f.Name())
-				t.Logf("the worker's log:\n%s", text)
+				tb.Logf("the worker's log:\n%s", text)
 			}
 			_ = f.Close()
 		})
 	}
 	if err := w.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	go func() { w.done <- w.Wait() }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if w.done != nil {
 			w.stop()
 		}
@@ -146,7 +146,10 @@ func (w *work) kill() {
 	w.t.Helper()
 	_ = w.Process.Kill()
 	select {
-	case <-w.done:
+	case err := <-w.done:
+		if err == nil {
+			w.t.Error("the worker had ended before it was killed")
+		}
 	case <-time.After(10 * time.Second):
 		w.t.Error("the worker survives kill -9")
 	}
@@ -163,16 +166,16 @@ func (w *work) wait(limit time.Duration) {
 	case <-time.After(limit):
 		w.t.Errorf("the worker has not stopped within %v", limit)
 		_ = w.Process.Kill()
-		<-w.done
+		w.t.Logf("killed: %v", <-w.done)
 	}
 	w.done = nil
 }
 
-func eventually(t testing.TB, what string, limit time.Duration, cond func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, limit time.Duration, cond func() bool) {
+	tb.Helper()
 	for deadline := time.Now().Add(limit); !cond(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", limit, what)
+			tb.Fatalf("not within %v: %s", limit, what)
 		}
 	}
 }
