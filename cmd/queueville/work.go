@@ -137,7 +137,7 @@ func withoutHint(err error) error {
 }
 
 // gcPercent is the worker's GOGC unless the environment says otherwise.
-const gcPercent = 18
+const gcPercent = 25
 
 func work(ctx context.Context, io stdio, opts *sidecar.Options, release func()) error {
 	log := newLogger(io, opts)
