@@ -204,6 +204,12 @@ func (s *soak) redisFault() {
 		if err := master.Restart(ctx); err != nil {
 			s.t.Error(err)
 		}
+		// The second server was first started as a replica and would be one again, of a replica.
+		c := redistest.NewClient(master.Addr(), 0)
+		if err := c.SlaveOf(ctx, "NO", "ONE").Err(); err != nil {
+			s.t.Error(err)
+		}
+		_ = c.Close()
 	default:
 		s.counts["fail-over"]++
 		if err := master.Kill(); err != nil {
@@ -216,6 +222,21 @@ func (s *soak) redisFault() {
 			s.t.Error(err)
 		}
 	}
+}
+
+// describe says what the servers think they are.
+func (s *soak) describe() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 5*time.Second)
+	defer cancel()
+	for i, server := range s.servers {
+		c := redistest.NewClient(server.Addr(), 0)
+		s.t.Logf("server %d at %s: %v, %s", i, server.Addr(), c.Keys(ctx, "*").Val(), strings.ReplaceAll(c.Info(ctx, "replication").Val(), "\r\n", " "))
+		_ = c.Close()
+	}
+	if m := s.master(ctx); m != nil {
+		s.t.Logf("the Sentinel's master is %s", m.Addr())
+	}
+	s.t.Logf("a write through the Sentinel: %v", s.r.redis.Set(ctx, "x", "1", time.Second).Err())
 }
 
 // master is the server that the Sentinel names.
@@ -253,6 +274,7 @@ func (s *soak) end() {
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
 			s.t.Logf("the last snapshot: %+v", last)
+			s.describe()
 		}
 	})
 	eventually(s.t, 90*time.Second, "no lease is stuck", func() bool {
