@@ -81,7 +81,11 @@ func TestFullMode(t *testing.T) {
 	for range 300 {
 		hostile.Processes = append(hostile.Processes, RubyProcess{State: "serving", PSSBytes: 1 << 62})
 	}
-	cases := map[string]*Status{"full": host(running()), "failing": broken, "beside": besides, "hostile": host(hostile)}
+	killed := host(running())
+	killed.Processes[0].BeatAge, killed.Processes[1].BeatAge, killed.Processes[2].BeatAge = 40, 38, 38
+	killed.Processes = append(killed.Processes, Process{Identity: "alpha:4999:bb", Hostname: "alpha", PID: 4999, Queues: allQueues, Concurrency: 25, BeatAge: 38})
+	killed.findFed()
+	cases := map[string]*Status{"killed": killed, "full": host(running()), "failing": broken, "beside": besides, "hostile": host(hostile)}
 	for name, s := range cases {
 		var text bytes.Buffer
 		if err := Render(&text, s.finish()); err != nil {
@@ -128,7 +132,7 @@ func TestReadFull(t *testing.T) {
 	for _, p := range s.Processes {
 		fed[p.Identity] = p.FedBy
 	}
-	if fed["h:2:child"] != "h:1:ours" || fed["other:2:own"] != "" || s.Queues[0].Ruby != 2 {
+	if fed["h:2:child"] != "h:1:ours" || fed["other:2:own"] != "" || s.Queues[0].Ruby != 1 {
 		t.Errorf("fed by: %v; %+v", fed, s.Queues)
 	}
 	if !strings.Contains(text, "Sidekiq still runs beside h:1:ours and takes jobs from its queues, without crash safety: other:2:own\n") || strings.Contains(text, "scheduler") {

@@ -87,6 +87,9 @@ func renderProcesses(b *strings.Builder, s *Status) {
 		if p.Quiet {
 			kind += ", quiet"
 		}
+		if p.silent() {
+			kind += ", silent"
+		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%.0f s ago\n", name(p.Identity), kind, busy, names(served), p.RSSKB/1024, p.BeatAge)
 		if p.Worker != nil && p.Worker.Ruby != nil {
 			renderRuby(t, p, fed)

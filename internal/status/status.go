@@ -59,7 +59,8 @@ type Process struct {
 	FedBy       string   `json:"fed_by,omitempty"`
 	Worker      *Worker  `json:"worker,omitempty"`
 
-	fleeting bool // just started, or silent for a while: whose it is cannot be said yet, or it has ended
+	young     bool // started a moment ago
+	unclaimed bool // young, on a host with a worker in full mode, which may not have said yet that it is its
 }
 
 // Worker is what one of our workers publishes of itself with every heartbeat.
@@ -103,9 +104,13 @@ type Orphan struct {
 	Jobs   int    `json:"jobs"`
 }
 
-// settled is how long after its start a Ruby process is surely in what its worker publishes every 10 s, and how old the heartbeat of one that
-// has not been killed is at most.
-const settled = 15 * time.Second
+const (
+	// settled is how long after its start a Ruby process is surely in what its worker publishes every 10 s, and how old the heartbeat of one
+	// that has not been killed is at most.
+	settled = 15 * time.Second
+	// silent is the age of a heartbeat from which on a process has probably been killed: a worker's lease has ended by then, too.
+	silent = 30 * time.Second
+)
 
 // CronQueue is the queue whose listener runs sidekiq-scheduler.
 const CronQueue = "scheduler"
@@ -162,7 +167,7 @@ func (s *Status) addProcesses(ctx context.Context, store *queues.Store, list []q
 		if !p.Beat.IsZero() {
 			out.BeatAge = max(0, now.Sub(p.Beat).Seconds())
 		}
-		out.fleeting = out.BeatAge > settled.Seconds() || now.Sub(p.StartedAt) < settled
+		out.young = now.Sub(p.StartedAt) < settled
 		if data, ok := published[p.Identity]; ok {
 			w := &Worker{}
 			if json.Unmarshal(data, w) == nil {
@@ -182,12 +187,13 @@ func (s *Status) findFed() {
 		hostname string
 		pid      int
 	}
-	feeders := map[place]string{}
+	feeders, full := map[place]string{}, map[string]bool{}
 	for i := range s.Processes {
 		p := &s.Processes[i]
 		if p.Worker == nil || p.Worker.Ruby == nil {
 			continue
 		}
+		full[p.Hostname] = true
 		for _, r := range p.Worker.Ruby.Processes {
 			if r.PID > 0 {
 				feeders[place{p.Hostname, r.PID}] = p.Identity
@@ -197,6 +203,7 @@ func (s *Status) findFed() {
 	for i := range s.Processes {
 		if p := &s.Processes[i]; p.Worker == nil {
 			p.FedBy = feeders[place{p.Hostname, p.PID}]
+			p.unclaimed = p.FedBy == "" && p.young && full[p.Hostname]
 		}
 	}
 }
@@ -208,7 +215,7 @@ func (s *Status) addQueues(states []queues.QueueState) {
 			p := &s.Processes[i]
 			switch {
 			case p.Worker == nil:
-				if p.FedBy == "" && slices.Contains(p.Queues, q.Name) {
+				if p.FedBy == "" && !p.unclaimed && slices.Contains(p.Queues, q.Name) {
 					out.Ruby++
 				}
 			case slices.Contains(p.Worker.Owned, q.Name):
@@ -258,7 +265,7 @@ func (s *Status) addRubyNotes() {
 	full, led := false, false
 	for i := range s.Processes {
 		p := &s.Processes[i]
-		if p.Worker == nil || p.Worker.Ruby == nil {
+		if p.Worker == nil || p.Worker.Ruby == nil || p.silent() {
 			continue
 		}
 		r := p.Worker.Ruby
@@ -281,10 +288,15 @@ func (s *Status) addRubyNotes() {
 }
 
 // byItself tells whether a process is Sidekiq and surely no worker's.
-func (p *Process) byItself() bool { return p.Worker == nil && p.FedBy == "" && !p.fleeting }
+func (p *Process) byItself() bool {
+	return p.Worker == nil && p.FedBy == "" && !p.unclaimed && p.BeatAge <= settled.Seconds()
+}
 
-// Beside names the Sidekiq processes that take jobs of these queues by themselves: no worker feeds them, and they are not quiet. One that
-// started within the last 15 s, or was silent as long, is left out: whose it is cannot be said yet, or it has ended.
+// silent tells whether a process has probably been killed. Sidekiq's list has it for up to a minute.
+func (p *Process) silent() bool { return p.BeatAge > silent.Seconds() }
+
+// Beside names the Sidekiq processes that take jobs of these queues by themselves: no worker feeds them, and they are not quiet. One
+// that was silent for 15 s is left out, for it may have been killed; so is one that started within the last 15 s on a host in full mode.
 func (s *Status) Beside(owned []string) []string {
 	var list []string
 	for i := range s.Processes {
