@@ -206,7 +206,7 @@ func (s *soak) redisFault() {
 		}
 		// The second server was first started as a replica and would be one again, of a replica.
 		c := redistest.NewClient(master.Addr(), 0)
-		if err := c.SlaveOf(ctx, "NO", "ONE").Err(); err != nil {
+		if err := c.ReplicaOf(ctx, "NO", "ONE").Err(); err != nil {
 			s.t.Error(err)
 		}
 		_ = c.Close()
