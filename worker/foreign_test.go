@@ -154,6 +154,7 @@ func TestForeignJobsBesideNativeOnes(t *testing.T) {
 		if end.Foreign {
 			foreign++
 			require.Equal(t, time.Millisecond, end.CPU)
+			require.Positive(t, end.Wait, "from the enqueueing to the start in the foreign engine")
 		}
 	}
 	require.Equal(t, 1100, foreign)

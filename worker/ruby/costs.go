@@ -8,6 +8,7 @@ import (
 const (
 	unknownShare = 0.5  // the CPU share of a class of which nothing is known: two at once in a process
 	shareWeight  = 0.2  // of one more run in the moving averages
+	guessWeight  = 0.5  // of one more look at a class of which no run has ended
 	firstRuns    = 5    // runs of which the averages are plain means
 	maxClasses   = 4096 // classes remembered; class names come from payloads
 	histLowest   = time.Millisecond
@@ -43,10 +44,24 @@ func (c *costs) share(class string) float64 {
 	return unknownShare
 }
 
-// note takes in one run. others is the CPU load of the jobs beside it in its process: Ruby runs one thread at a time, so CPU time is
-// stretched by them, and what looks like waiting is partly that. Without this correction two computing jobs would each seem to need half a
-// CPU, and the next two a quarter.
-func (c *costs) note(class string, wall, cpu time.Duration, others float64, now time.Time) {
+// known reports whether a run of the class has ended.
+func (c *costs) known(class string) bool {
+	k := c.classes[class]
+	return k != nil && k.runs > 0
+}
+
+// guess takes in what the share of a class seems to be of which no run has ended.
+func (c *costs) guess(class string, share float64, now time.Time) {
+	k := c.get(class, now)
+	if k.share == 0 {
+		k.share = unknownShare
+	}
+	k.share += guessWeight * (share - k.share)
+	k.last = now
+}
+
+// get is the class's cost, made if it was not there.
+func (c *costs) get(class string, now time.Time) *cost {
 	k := c.classes[class]
 	if k == nil {
 		if len(c.classes) >= maxClasses {
@@ -55,6 +70,14 @@ func (c *costs) note(class string, wall, cpu time.Duration, others float64, now 
 		k = &cost{}
 		c.classes[class] = k
 	}
+	return k
+}
+
+// note takes in one run. others is the CPU load of the jobs beside it in its process: Ruby runs one thread at a time, so CPU time is
+// stretched by them, and what looks like waiting is partly that. Without this correction two computing jobs would each seem to need half a
+// CPU, and the next two a quarter.
+func (c *costs) note(class string, wall, cpu time.Duration, others float64, now time.Time) {
+	k := c.get(class, now)
 	k.last = now
 	k.runs++
 	w := math.Max(shareWeight, 1/float64(k.runs))

@@ -47,6 +47,22 @@ func TestRubyGrowsAndShrinks(t *testing.T) {
 	}
 }
 
+// Jobs of a class nobody knows that only wait all start before the first of them has ended: their process shows that it is idle.
+func TestRubyUnknownClassThatWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config) { c.Threads = 10 })
+	r.ready(1)
+	var jobs []Job
+	for n := range 10 {
+		jobs = append(jobs, job("Nap", fmt.Sprint("nap", n), "[8]"))
+	}
+	r.s.Submit(jobs)
+	r.await("ten at once", func() bool { return r.s.Load().Running == 10 })
+	if ended := r.trace("ended"); len(ended) > 0 {
+		t.Errorf("%d had ended before the last began", len(ended))
+	}
+}
+
 func TestRubyQuiet(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)

@@ -170,3 +170,51 @@ func TestCosts(t *testing.T) {
 		t.Errorf("%d classes are remembered", len(c.classes))
 	}
 }
+
+// What a process uses beyond its known jobs is divided among the others, unless it uses all there is or one of them has just begun.
+func TestGuess(t *testing.T) {
+	start := time.Now()
+	cases := map[string]struct {
+		used  float64
+		known bool          // a job beside them whose class takes 0.4
+		late  time.Duration // when the second unknown one began, after the first look
+		want  float64
+	}{
+		"idle":                   {0, false, -1, (unknownShare + guessLow) / 2},
+		"each a tenth":           {0.2, false, -1, (unknownShare + 0.1) / 2},
+		"beside a known one":     {0.6, true, -1, (unknownShare + 0.1) / 2},
+		"less than the known":    {0.2, true, -1, (unknownShare + guessLow) / 2},
+		"nobody can tell":        {0.97, false, -1, unknownShare},
+		"one has just begun":     {0, false, time.Millisecond, unknownShare},
+		"a clock that went back": {-3, false, -1, unknownShare},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := &Supervisor{costs: newCosts(), typical: unknownShare}
+			p := &process{jobs: map[uint64]*running{}}
+			begin := func(n uint64, class string, at time.Time) {
+				p.add(&running{job: Job{Class: class}, number: n, line: &line{}, share: s.costs.share(class)}, at)
+			}
+			if c.known {
+				s.costs.note("known", time.Second, 400*time.Millisecond, 0, start)
+				begin(1, "known", start)
+			}
+			begin(2, "new", start)
+			begin(3, "new", start.Add(c.late))
+			s.learnFrom(p, start, c.used, start.Add(guessAfter))
+			if got := s.costs.share("new"); math.Abs(got-c.want) > 0.13 || (got == unknownShare) != (c.want == unknownShare) {
+				t.Errorf("share = %v, want about %v", got, c.want)
+			}
+			sum, light := 0.0, 0.0
+			for _, r := range p.jobs {
+				sum += r.share
+				if r.share < lightShare {
+					light += r.share
+				}
+			}
+			if math.Abs(p.load-sum) > 1e-9 || math.Abs(p.light-light) > 1e-9 {
+				t.Errorf("load %v, light %v: its jobs have %v, %v", p.load, p.light, sum, light)
+			}
+		})
+	}
+}

@@ -49,7 +49,9 @@ type process struct {
 	silentAt  time.Time // when its control connection ended although it has not; zero: it lives
 	killed    bool      // by us
 	pss       int64
-	startTick string // of the kernel, to know it again when its parent is gone
+	watched   time.Time     // when used was read; zero: it is not watched
+	used      time.Duration // CPU time, see guess
+	startTick string        // of the kernel, to know it again when its parent is gone
 }
 
 // line is the connection of one Ruby thread.
