@@ -1,5 +1,3 @@
-// Package scheduler holds the policy of who decides how much runs, as pure functions over plain data. Now it has the orders in which
-// Sidekiq looks at its queues; it starts nothing and reads no clock.
 package scheduler
 
 import (

@@ -1,0 +1,52 @@
+package scheduler
+
+// decision says what the lane may do and what binds it.
+func (l *laneControl) decision(m *moment, v *Lane, was int) Decision {
+	d := Decision{Lane: l.cfg.Name, Limit: l.slots(), Was: was, Bound: l.bound, Why: l.why, Rate: l.rate, Host: m.host, View: *v, Gain: Unknown}
+	if was == l.cfg.Min && l.limit == 0 {
+		d.Was = d.Limit
+	}
+	perSlot := Unknown + 0.0
+	if l.elastic >= 0 && l.limit > 0 {
+		perSlot = l.rate * l.elastic / l.limit
+	}
+	switch l.bound {
+	case ByDemand:
+		d.Value, d.Gain = v.Running, 0
+	case ByCPU, ByOthers, ByPressure, ByQuota:
+		d.Unit = "core"
+		d.Value = m.host.Busy
+		if m.host.Busy >= 0 {
+			d.Value = m.host.Busy / m.host.Cores
+		}
+		if l.bound == ByQuota {
+			d.Value = m.host.Throttled
+		}
+		if l.bound == ByPressure {
+			d.Value = m.host.Pressure
+		}
+		if v.CPU > 0 {
+			d.Gain = l.rate / v.CPU
+		}
+	case ByMemory:
+		d.Unit, d.Value = "GiB", m.host.MemoryAvailable
+	case ByGain:
+		d.Unit, d.Value, d.Gain = "slot", l.limit, perSlot
+	case ByDB:
+		d.Unit, d.Value, d.Gain = "connection", l.limit, l.likeOthers(v)
+	default:
+		d.Unit, d.Value, d.Gain = "slot", l.limit, l.likeOthers(v)
+	}
+	return d
+}
+
+// likeOthers is what one more slot would do if it did what the others do.
+func (l *laneControl) likeOthers(v *Lane) float64 {
+	if v.Running <= 0 {
+		return Unknown
+	}
+	if l.elastic >= 0 {
+		return l.rate * l.elastic / v.Running
+	}
+	return l.rate / v.Running
+}

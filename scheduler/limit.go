@@ -1,0 +1,240 @@
+package scheduler
+
+import "math"
+
+const (
+	full = 0.97 // of the processors in use: no more to be had
+
+	firstSlots  = 4
+	hunt        = 2.0  // factor of a step while the lane is far from its limit
+	huntFast    = 4.0  // the same when demand and cost say that it is very far
+	try         = 1.25 // factor of a step near it
+	retreat     = 0.85 // factor of a step down
+	retreatFast = 0.6  // the same after one that cost nothing
+
+	leastGain    = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
+	leastLoss    = 0.10 // of what a step down would cost if throughput followed: less, and it is kept
+	inflation    = 1.3  // of the run time without more throughput: the step is taken back at once
+	noise        = 0.07 // relative: with more than this a step down shows nothing
+	longestWatch = 10.0 // seconds
+
+	firstPause   = 2.0 // seconds after a step that was taken back until the next, doubling to
+	longestPause = 40.0
+	afterBrake   = 1.0 // seconds without growth after pressure
+
+	brake        = 0.8 // factor for pressure that says only that there is some
+	strongest    = 0.5 // factor of one step at most
+	brakeEvery   = 0.5 // seconds between two brakes of the first kind
+	changed      = 0.25
+	demandFull   = 0.5 // share of the time
+	peakBuckets  = 6
+	peakSpan     = 10.0 // seconds of a bucket
+	idleFactor   = 2.0  // of the greatest load of the last minute: what a lane without enough work keeps
+	idleSlack    = 1.5
+	idleShrink   = 0.9
+	blindFactor  = 4.0 // of the first limit: how far a lane grows of which nothing ever ends
+	settledBeats = 4.0
+)
+
+// stage is what a lane is at.
+type stage uint8
+
+const (
+	watching stage = iota // measures what the present limit does
+	tryingUp
+	tryingDown
+)
+
+// laneControl is the controller of one lane. It grows by trying: a greater limit stays only if more gets done, by more than the noise of
+// counting. So a limit cannot drift upwards where more brings nothing, whatever the latency does. And it tries less now and then: where
+// nothing is lost, less stays.
+type laneControl struct {
+	cfg   LaneConfig
+	limit float64
+	first float64 // the limit it began with
+
+	stage   stage
+	hunting bool    // far from its limit, as far as is known
+	from    float64 // limit before the step that is tried
+	settle  float64 // clock until which the step works its way through
+	watch   watch   // what is measured under the present limit
+	ref     watch   // what was measured under the limit before
+	refAt   float64 // the limit it was measured under
+
+	upAt, downAt       float64 // clock from which the next step may be tried
+	upPause, downPause float64 // seconds
+	brakedAt           float64
+	holdTill           float64
+	blindAt            float64
+	elastic            float64 // last measured: relative change of throughput over relative change of the limit; Unknown
+	peaks              [peakBuckets]float64
+	peakAt             float64
+	rate               float64 // jobs a second, lately
+	bound              Bound
+	why                string
+}
+
+func newLaneControl(cfg LaneConfig) *laneControl {
+	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, brakedAt: -brakeEvery}
+}
+
+func (l *laneControl) slots() int { return max(l.cfg.Min, int(l.limit+0.5)) }
+
+// begin sets the first limit: Little's law if demand and run time are known, else a few slots.
+func (l *laneControl) begin(m *moment, v *Lane) {
+	l.first = float64(l.cfg.Start)
+	if l.first == 0 {
+		l.first = max(firstSlots, 2*max(m.host.Cores, 1))
+		if v.Arrivals > 0 && v.Wall > 0 {
+			l.first = max(l.first, v.Arrivals*v.Wall)
+		}
+	}
+	l.first = min(max(l.first, float64(l.cfg.Min)), float64(l.cfg.Max))
+	l.limit = l.first
+}
+
+// step takes one look. Later rules see what earlier ones have done.
+func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
+	l.why = ""
+	if l.limit == 0 {
+		l.begin(m, v)
+	}
+	ceiling, by := l.ceiling(v)
+	if l.limit > ceiling {
+		l.to(ceiling, "bounded by "+string(by))
+		l.forget(c, m)
+	}
+	if !m.usable {
+		l.forget(c, m)
+		return
+	}
+	l.rate += (v.Done/m.dt - l.rate) * min(1, m.dt/2)
+	l.peak(m, v)
+	if l.pressed(c, m, v) {
+		return
+	}
+	if v.Full < demandFull {
+		l.idle(c, m)
+		l.bound = ByDemand
+		return
+	}
+	if m.clock < l.settle {
+		return
+	}
+	l.watch.add(m, v)
+	switch l.stage {
+	case watching:
+		l.consider(c, m, v, ceiling, by)
+	case tryingUp:
+		l.judgeUp(c, m, v)
+	case tryingDown:
+		l.judgeDown(c, m, v)
+	}
+}
+
+// ceiling is the lowest bound from outside.
+func (l *laneControl) ceiling(v *Lane) (float64, Bound) {
+	lowest, by := float64(l.cfg.Max), ByMost
+	for _, k := range v.Caps {
+		if n := known(k.Slots); n != Unknown && n < lowest {
+			lowest, by = math.Floor(n), k.By
+		}
+	}
+	return max(lowest, float64(l.cfg.Min)), by
+}
+
+// to sets the limit within its bounds.
+func (l *laneControl) to(limit float64, why string) {
+	limit = min(max(limit, float64(l.cfg.Min)), float64(l.cfg.Max))
+	if limit != l.limit {
+		l.limit, l.why = limit, why
+	}
+}
+
+// forget drops what was measured and what is being tried.
+func (l *laneControl) forget(c *Controller, m *moment) {
+	if c.probing == l {
+		c.probing = nil
+	}
+	l.stage, l.watch, l.ref = watching, watch{}, watch{}
+	l.settle = m.clock
+}
+
+// peak remembers the greatest load of the last minute.
+func (l *laneControl) peak(m *moment, v *Lane) {
+	if m.clock-l.peakAt >= peakSpan {
+		l.peakAt = m.clock
+		copy(l.peaks[1:], l.peaks[:])
+		l.peaks[0] = 0
+	}
+	l.peaks[0] = max(l.peaks[0], v.Running)
+}
+
+// idle is for a lane that has fewer jobs than it may run. It does not grow, for nothing would show whether that is good, and gives up what is
+// far beyond its use.
+func (l *laneControl) idle(c *Controller, m *moment) {
+	if l.stage == tryingUp {
+		l.to(l.from, "not enough to do to see what more brings")
+	}
+	if l.stage != watching || l.watch.span > 0 {
+		l.forget(c, m)
+	}
+	top := 0.0
+	for _, p := range l.peaks {
+		top = max(top, p)
+	}
+	if keep := max(l.first, idleFactor*top+1); l.limit > idleSlack*keep {
+		l.to(max(keep, l.limit*math.Pow(idleShrink, m.dt)), "far more than was used within a minute")
+		l.hunting = true
+	}
+}
+
+// pressed shrinks at once when the host is short of something.
+func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
+	factor, bound := 1.0, Bound("")
+	h := &m.host
+	press := func(f float64, b Bound) {
+		if f < factor {
+			factor, bound = f, b
+		}
+	}
+	if m.over > 0.01*h.Cores && h.Ours > 0 {
+		press(1-m.over/h.Ours, ByOthers)
+	} else if m.over > 0.01*h.Cores && h.Ours < 0 {
+		press(m.target/h.Busy, ByCPU)
+	}
+	if m.clock-l.brakedAt >= brakeEvery {
+		switch {
+		case h.MemoryAvailable >= 0 && m.keep > 0 && h.MemoryAvailable < m.keep, h.MemoryPressure > highMemory:
+			press(brake, ByMemory)
+		case h.Throttled > highThrottled:
+			press(max(brake, 1-h.Throttled), ByQuota)
+		case h.Pressure > highPressure && m.others > activeOthers && h.Ours > c.cfg.MinShare*h.Cores:
+			press(brake, ByPressure)
+		}
+	}
+	if bound == "" {
+		return false
+	}
+	l.bound = bound
+	if bound != ByOthers && bound != ByCPU {
+		l.brakedAt = m.clock
+	}
+	l.holdTill = m.clock + afterBrake
+	// What is not running cannot be taken away: the cut begins at what is.
+	l.to(min(l.limit, max(v.Running, 1))*max(factor, strongest), "less for "+string(bound))
+	l.forget(c, m)
+	l.upPause, l.downPause = firstPause, firstPause
+	return true
+}
+
+// scarce: memory or the quota forbid growth, though they do not ask for less.
+func (m *moment) scarce() Bound {
+	switch h := &m.host; {
+	case h.MemoryAvailable >= 0 && m.keep > 0 && h.MemoryAvailable < 2*m.keep:
+		return ByMemory
+	case h.Throttled > highThrottled/2:
+		return ByQuota
+	}
+	return ""
+}

@@ -1,0 +1,103 @@
+package scheduler
+
+import "math"
+
+// Unknown stands for a number that no sensor gave. Any negative number, NaN and infinity mean the same.
+const Unknown = -1
+
+// Host is what the sensors say of the host, or of the cgroup that bounds us, as means since the last step. Shares are 0 to 1.
+type Host struct {
+	Cores     float64 // processors that may be used: the host's, or the cgroup's quota
+	Busy      float64 // of these in use, by everybody; stolen time counts as used
+	Ours      float64 // of these by us and our child processes
+	Pressure  float64 // share of the time in which somebody waited for a processor (PSI, cpu some)
+	Throttled float64 // share of the time for which the cgroup's quota stopped us
+
+	MemoryTotal     float64 // bytes
+	MemoryAvailable float64 // bytes that can be had without swapping, within the cgroup's limit
+	MemoryPressure  float64 // share of the time in which everybody waited for memory (PSI, memory full)
+}
+
+// UnknownHost is what is known where there are no sensors: nothing.
+func UnknownHost() Host {
+	return Host{
+		Cores: Unknown, Busy: Unknown, Ours: Unknown, Pressure: Unknown, Throttled: Unknown, MemoryTotal: Unknown, MemoryAvailable: Unknown, MemoryPressure: Unknown,
+	}
+}
+
+// Lane is what the executor of a lane says of the time since the last step.
+type Lane struct {
+	Name    string
+	Running float64 // jobs at once, on average
+	Full    float64 // share of the time in which more would have been started, had the limit been greater; 0 to 1
+	Done    float64 // jobs that ended
+	Work    float64 // seconds that those ordinarily take, by their classes' costs; Unknown or 0: Done counts alone
+	Wall    float64 // seconds that they took on average; Unknown or 0 if none has ended
+	CPU     float64 // cores in use by its jobs; Unknown
+	Cores   float64 // cores that its jobs can use at most, e.g. one for each Ruby process; Unknown or 0: the host's
+
+	Arrivals float64 // jobs a second that come in for it; Unknown
+	Backlog  float64 // jobs that wait for it, in Redis and here; Unknown
+	Goal     Goal    // the tightest one of what waits; zero: DefaultGoal
+
+	Caps []Cap // what else bounds it now
+}
+
+// Cap is a bound for a lane from outside.
+type Cap struct {
+	By    Bound
+	Slots float64
+}
+
+// Bound is what binds a lane.
+type Bound string
+
+// The bounds. What an executor gives as a Cap may have others.
+const (
+	ByDemand   Bound = "demand"           // everything that could start has started
+	ByStart    Bound = "starting"         // still finding out
+	ByGain     Bound = "no gain"          // more at once brought nothing more done; what limits it is outside (a remote service, a lock, one thread)
+	ByCPU      Bound = "cpu"              // processors are in use
+	ByOthers   Bound = "cpu of others"    // processors are in use, and others use them too: they come first
+	ByPressure Bound = "cpu pressure"     // others wait for processors
+	ByQuota    Bound = "cpu quota"        // the cgroup is being throttled
+	ByMemory   Bound = "memory"           // memory is short
+	ByMost     Bound = "configured limit" // LaneConfig.Max
+	ByDB       Bound = "db connections"   // the lease of database connections
+	ByThreads  Bound = "ruby threads"     // processes × threads
+)
+
+// known makes every number that is no measurement Unknown.
+func known(v float64) float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
+		return Unknown
+	}
+	return v
+}
+
+// clean is the view with every number that is no measurement made Unknown, or 0 where 0 means the same.
+func (h Host) clean() Host {
+	for _, p := range []*float64{&h.Cores, &h.Busy, &h.Ours, &h.Pressure, &h.Throttled, &h.MemoryTotal, &h.MemoryAvailable, &h.MemoryPressure} {
+		*p = known(*p)
+	}
+	if h.Cores <= 0 {
+		h.Cores, h.Busy, h.Ours = Unknown, Unknown, Unknown
+	}
+	if h.Busy >= 0 { // more than there is comes from two clocks that do not quite agree
+		h.Busy = min(h.Busy, h.Cores)
+		h.Ours = min(h.Ours, h.Busy)
+	}
+	return h
+}
+
+func (v Lane) clean() Lane {
+	for _, p := range []*float64{&v.Running, &v.Full, &v.Done, &v.Work, &v.Wall, &v.Cores} {
+		*p = max(0, known(*p))
+	}
+	v.Full = min(v.Full, 1)
+	v.CPU, v.Arrivals, v.Backlog = known(v.CPU), known(v.Arrivals), known(v.Backlog)
+	if v.Goal <= 0 {
+		v.Goal = DefaultGoal
+	}
+	return v
+}
