@@ -3,14 +3,19 @@ package scheduler
 import "math"
 
 const (
-	full = 0.97 // of the processors in use: no more to be had
+	full      = 0.97  // of the processors in use: no more to be had
+	stillFull = 0.985 // of the processors in use with fewer slots: nothing was lost
+	nearly    = 0.8   // of the processors in use: they are about to be what binds
+	shows     = 0.01  // of the processors: a step up that lets so many more be used lets more be done
 
 	firstSlots  = 4
 	hunt        = 2.0  // factor of a step while the lane is far from its limit
 	huntFast    = 4.0  // the same when demand and cost say that it is very far
 	try         = 1.25 // factor of a step near it
-	retreat     = 0.85 // factor of a step down
-	retreatFast = 0.6  // the same after one that cost nothing
+	retreat     = 0.85 // factor of a step down; squared after one that cost nothing, and so on, to
+	retreatMost = 0.6
+	leapSpan    = 0.7 // seconds between two steps of a hunt that nothing speaks against
+	leaps       = 2   // of them before one has to be confirmed
 
 	leastGain    = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
 	leastLoss    = 0.10 // of what a step down would cost if throughput followed: less, and it is kept
@@ -19,21 +24,21 @@ const (
 	longestWatch = 10.0 // seconds
 
 	firstPause   = 2.0 // seconds after a step that was taken back until the next, doubling to
-	longestPause = 40.0
+	longestPause = 60.0
+	pausePer     = 8.0 // times as long as a step takes
 	afterBrake   = 1.0 // seconds without growth after pressure
 
-	brake        = 0.8 // factor for pressure that says only that there is some
-	strongest    = 0.5 // factor of one step at most
-	brakeEvery   = 0.5 // seconds between two brakes of the first kind
-	changed      = 0.25
-	demandFull   = 0.5 // share of the time
-	peakBuckets  = 6
-	peakSpan     = 10.0 // seconds of a bucket
-	idleFactor   = 2.0  // of the greatest load of the last minute: what a lane without enough work keeps
-	idleSlack    = 1.5
-	idleShrink   = 0.9
-	blindFactor  = 4.0 // of the first limit: how far a lane grows of which nothing ever ends
-	settledBeats = 4.0
+	brake       = 0.8 // factor for pressure that says only that there is some
+	strongest   = 0.5 // factor of one step at most
+	brakeEvery  = 0.5 // seconds between two brakes of the first kind
+	changed     = 0.25
+	demandFull  = 0.5 // share of the time
+	peakBuckets = 6
+	peakSpan    = 10.0 // seconds of a bucket
+	idleFactor  = 2.0  // of the greatest load of the last minute: what a lane without enough work keeps
+	idleSlack   = 1.5
+	idleShrink  = 0.9
+	blindFactor = 4.0 // of the first limit: how far a lane grows of which nothing ever ends
 )
 
 // stage is what a lane is at.
@@ -56,6 +61,7 @@ type laneControl struct {
 	stage   stage
 	hunting bool    // far from its limit, as far as is known
 	from    float64 // limit before the step that is tried
+	began   float64 // clock at which the step was begun
 	settle  float64 // clock until which the step works its way through
 	watch   watch   // what is measured under the present limit
 	ref     watch   // what was measured under the limit before
@@ -63,6 +69,10 @@ type laneControl struct {
 
 	upAt, downAt       float64 // clock from which the next step may be tried
 	upPause, downPause float64 // seconds
+	leapt              int     // steps of a hunt that are not confirmed
+	factor             float64 // of the next step down
+	streak             float64 // steps up that were kept, one after the other: each is greater than the last
+	kept               stage   // direction of the last step that was kept
 	brakedAt           float64
 	holdTill           float64
 	blindAt            float64
@@ -75,7 +85,7 @@ type laneControl struct {
 }
 
 func newLaneControl(cfg LaneConfig) *laneControl {
-	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, brakedAt: -brakeEvery}
+	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery}
 }
 
 func (l *laneControl) slots() int { return max(l.cfg.Min, int(l.limit+0.5)) }
@@ -126,7 +136,7 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 	case watching:
 		l.consider(c, m, v, ceiling, by)
 	case tryingUp:
-		l.judgeUp(c, m, v)
+		l.judgeUp(c, m, v, ceiling)
 	case tryingDown:
 		l.judgeDown(c, m, v)
 	}
@@ -156,7 +166,7 @@ func (l *laneControl) forget(c *Controller, m *moment) {
 	if c.probing == l {
 		c.probing = nil
 	}
-	l.stage, l.watch, l.ref = watching, watch{}, watch{}
+	l.stage, l.watch, l.ref, l.leapt = watching, watch{}, watch{}, 0
 	l.settle = m.clock
 }
 

@@ -31,7 +31,7 @@ type Lane struct {
 	Running float64 // jobs at once, on average
 	Full    float64 // share of the time in which more would have been started, had the limit been greater; 0 to 1
 	Done    float64 // jobs that ended
-	Work    float64 // seconds that those ordinarily take, by their classes' costs; Unknown or 0: Done counts alone
+	Work    float64 // how many average jobs of the lane these are worth, by what their classes take (see Meter); Unknown or 0: Done
 	Wall    float64 // seconds that they took on average; Unknown or 0 if none has ended
 	CPU     float64 // cores in use by its jobs; Unknown
 	Cores   float64 // cores that its jobs can use at most, e.g. one for each Ruby process; Unknown or 0: the host's

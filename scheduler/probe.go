@@ -6,7 +6,7 @@ import "math"
 type watch struct {
 	span  float64 // seconds
 	done  float64
-	work  float64 // Σ of Lane.Work, or of Done
+	work  float64 // Σ of Lane.Work, else of Done
 	wall  float64 // seconds, summed over jobs
 	cpu   float64 // core-seconds; only if known all the time
 	blind bool    // CPU was not known
@@ -19,7 +19,7 @@ func (w *watch) add(m *moment, v *Lane) {
 	if v.Work > 0 {
 		w.work += v.Work
 	} else {
-		w.work += v.Done * max(v.Wall, 1e-6)
+		w.work += v.Done
 	}
 	w.wall += v.Wall * v.Done
 	if v.CPU < 0 {
@@ -30,7 +30,7 @@ func (w *watch) add(m *moment, v *Lane) {
 	w.busy += max(0, m.host.Busy) * m.dt
 }
 
-// rate is the throughput: jobs, or ordinary seconds of jobs, a second. With too few ends to count, the processor time that they take
+// rate is the throughput, in average jobs a second. With too few ends to count, the processor time that they take
 // shows that they get on.
 func (w *watch) rate(o *watch) float64 {
 	if w.span <= 0 {
@@ -39,10 +39,7 @@ func (w *watch) rate(o *watch) float64 {
 	if min(w.done, o.done) < fewEnds && !w.blind && !o.blind {
 		return w.cpu / w.span
 	}
-	if w.work > 0 && o.work > 0 && w.done > 0 {
-		return w.work / w.span
-	}
-	return w.done / w.span
+	return w.work / w.span
 }
 
 func (w *watch) meanWall() float64 {
@@ -72,19 +69,30 @@ const (
 
 // span is how long a step has to be watched.
 func (l *laneControl) span(v *Lane) float64 {
-	wall := v.Wall
-	if w := l.ref.meanWall(); w > 0 {
-		wall = w
-	}
-	return min(max(leastSpan, spanWalls*wall), lastSpan)
+	return min(max(leastSpan, spanWalls*l.wall(v)), lastSpan)
 }
+
+// wall is how long a job takes, as far as is known.
+func (l *laneControl) wall(v *Lane) float64 {
+	if w := l.ref.meanWall(); w > 0 {
+		return w
+	}
+	if w := l.watch.meanWall(); w > 0 {
+		return w
+	}
+	return v.Wall
+}
+
+// settling is how long a step takes to work its way through.
+func (l *laneControl) settling() float64 { return min(max(0.2, l.ref.meanWall()), lastSpan/2) }
 
 // beginStep changes the limit and begins to watch what that does.
 func (l *laneControl) beginStep(c *Controller, m *moment, to float64, s stage, why string) {
 	l.from, l.refAt, l.ref = l.limit, l.limit, l.watch
 	l.to(to, why)
 	l.stage, l.watch = s, watch{}
-	l.settle = m.clock + min(max(0.2, l.ref.meanWall()), lastSpan/2)
+	l.began = m.clock
+	l.settle = m.clock + l.settling()
 	c.probing = l
 }
 
@@ -92,15 +100,27 @@ func (l *laneControl) beginStep(c *Controller, m *moment, to float64, s stage, w
 func (l *laneControl) endStep(c *Controller, m *moment, limit float64, why string) {
 	if limit == l.limit { // kept: what was measured is the new measure
 		l.ref, l.refAt = l.watch, limit
+		if l.kept != watching && l.kept != l.stage { // to and fro: it is there
+			l.upPause, l.downPause = min(2*l.upPause, longestPause), min(2*l.downPause, longestPause)
+			l.upAt, l.downAt = max(l.upAt, m.clock+l.upPause), max(l.downAt, m.clock+l.downPause)
+		}
+		l.kept = l.stage
 	} else {
-		l.settle = m.clock + min(max(0.2, l.ref.meanWall()), lastSpan/2)
+		l.settle = m.clock + l.settling()
 		l.watch = watch{}
 	}
 	l.to(limit, why)
-	l.stage = watching
+	l.stage, l.leapt = watching, 0
 	if c.probing == l {
 		c.probing = nil
 	}
+}
+
+// pause is how long to leave a step alone that was taken back: trying shall cost little compared to what it takes from the rest.
+func (l *laneControl) pause(m *moment, p *float64) float64 {
+	wait := max(*p, min(pausePer*(m.clock-l.began), longestPause))
+	*p = min(2*wait, longestPause)
+	return m.clock + wait
 }
 
 // consider decides whether to try something, when the present limit has been watched for long enough.
@@ -109,7 +129,7 @@ func (l *laneControl) consider(c *Controller, m *moment, v *Lane, ceiling float6
 		return
 	}
 	saturated := m.saturated(v)
-	l.surprise(m, saturated)
+	l.surprise(m)
 	if l.watch.span > longestWatch {
 		l.ref, l.refAt, l.watch = l.watch, l.limit, watch{}
 		return
@@ -136,14 +156,14 @@ func (l *laneControl) consider(c *Controller, m *moment, v *Lane, ceiling float6
 		l.growing(c, m, v, ceiling)
 		return
 	}
-	// At a bound from outside that leaves processors idle nothing is gained by less. Where it does not, perhaps less does it too.
-	if (saturated || l.bound == ByGain) && m.clock >= l.downAt && l.slots() > l.cfg.Min {
+	// Perhaps less does it too.
+	if l.bound != scarce && m.clock >= l.downAt && l.slots() > l.cfg.Min {
 		l.shrinking(c, m, saturated)
 	}
 }
 
 // surprise: what the same limit does has changed, so what was found out about it holds no more.
-func (l *laneControl) surprise(m *moment, saturated bool) {
+func (l *laneControl) surprise(m *moment) {
 	if l.ref.span == 0 || l.refAt != l.limit {
 		return
 	}
@@ -156,7 +176,6 @@ func (l *laneControl) surprise(m *moment, saturated bool) {
 		l.upPause, l.downPause = firstPause, firstPause
 		l.downAt = m.clock
 		l.upAt = m.clock
-		l.hunting = !saturated
 		l.ref = watch{}
 	}
 }
@@ -164,7 +183,10 @@ func (l *laneControl) surprise(m *moment, saturated bool) {
 // growing tries more.
 func (l *laneControl) growing(c *Controller, m *moment, v *Lane, ceiling float64) {
 	d := doubt(&l.watch, &l.watch)
-	if math.IsInf(d, 1) { // nothing ends, and nobody says what it does
+	if l.watch.done == 0 && l.watch.span < longestWatch/2 && !l.hunting {
+		return
+	}
+	if math.IsInf(d, 1) && !l.hunting { // hardly anything ends, and nobody says what it does
 		if l.limit < blindFactor*l.first && m.clock-l.blindAt > longestWatch {
 			l.blindAt = m.clock
 			l.to(min(ceiling, math.Ceil(l.limit*try)), "nothing ends, processors are idle")
@@ -172,77 +194,127 @@ func (l *laneControl) growing(c *Controller, m *moment, v *Lane, ceiling float64
 		}
 		return
 	}
-	factor := max(try, 1+min(1, 4*d))
+	factor := min(hunt, max(math.Pow(try, 1+l.streak), 1+4*d))
 	if l.hunting {
-		factor = hunt
-		if need := l.need(v); need > hunt*l.limit {
-			factor = min(huntFast, need/l.limit)
-		}
+		factor = l.huntFactor(v)
 	}
+	if to := l.aim(m, v, factor, ceiling); to > l.limit {
+		l.beginStep(c, m, to, tryingUp, "trying more")
+	}
+}
+
+func (l *laneControl) huntFactor(v *Lane) float64 {
+	if need := l.need(v); need > hunt*l.limit {
+		return min(huntFast, need/l.limit)
+	}
+	return hunt
+}
+
+// aim is how far a step up goes: no further than there are processors, and a little.
+func (l *laneControl) aim(m *moment, v *Lane, factor, ceiling float64) float64 {
 	to := max(l.limit*factor, l.limit+1)
-	if per := v.CPU / max(v.Running, 1); m.spare >= 0 && v.CPU > 0 && per > 0 { // no further than there are processors, and a little
-		to = min(to, max(l.limit+1, 1.1*(l.limit+m.spare/per)))
+	if v.CPU > 0 && m.spare >= 0 && v.Running > 0 {
+		spare := m.spare
+		if v.Cores > 0 {
+			spare = min(spare, max(0, v.Cores-v.CPU))
+		}
+		to = min(to, max(l.limit+1, 1.1*(l.limit+spare/(v.CPU/v.Running))))
 	}
-	if to = min(to, ceiling); to <= l.limit {
-		return
-	}
-	l.beginStep(c, m, to, tryingUp, "trying more")
+	return min(to, ceiling)
 }
 
 // need is how many slots it takes, by Little's law, to serve what comes in and to work off what waits within the goal.
 func (l *laneControl) need(v *Lane) float64 {
-	if v.Wall <= 0 {
+	wall := l.wall(v)
+	if wall <= 0 {
 		return 0
 	}
-	return (max(v.Arrivals, 0) + max(v.Backlog, 0)/v.Goal.Seconds()) * v.Wall
+	return (max(v.Arrivals, 0) + max(v.Backlog, 0)/v.Goal.Seconds()) * wall
 }
 
 // judgeUp keeps a greater limit if it has brought something.
-func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane) {
+func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64) {
 	was, is := l.ref.rate(&l.watch), l.watch.rate(&l.ref)
 	d := doubt(&l.ref, &l.watch)
 	step := l.limit/l.from - 1
 	gain := is/max(was, 1e-9) - 1
-	inflated := l.watch.done >= fewEnds && l.watch.meanWall() > inflation*l.ref.meanWall() && gain < leastGain*step && l.watch.span >= leastSpan
+	slower := l.watch.done >= fewEnds && l.watch.meanWall() > inflation*l.ref.meanWall()
+	inflated := slower && gain < leastGain*step && l.watch.span >= leastSpan
 	if !inflated {
-		if l.watch.span < l.span(v) {
+		if l.leap(m, v, slower, ceiling) {
 			return
 		}
-		// In doubt it looks on.
-		if math.Abs(gain-leastGain*step) < 2*d && l.watch.span < min(longestWatch, 4*l.span(v)) {
+		// While too little ends, or in doubt, it looks on.
+		few := l.watch.done < fewEnds && l.watch.span < min(longestWatch, 2*l.span(v))
+		if l.watch.span < l.span(v) || few || math.Abs(gain-leastGain*step) < 2*d && l.watch.span < min(longestWatch, 4*l.span(v)) {
 			return
 		}
 	}
 	l.elastic = min(max(gain/max(step, 1e-9), 0), 1)
-	if !inflated && gain > max(leastGain*step, 2*d) {
-		l.upPause, l.upAt = firstPause, m.clock
+	used := l.near(m, v) && l.used() > shows*l.cores(m, v)
+	if !inflated && (gain > max(leastGain*step, 2*d) || used && gain > leastGain/3*step) {
+		l.upAt = m.clock
 		l.downAt = m.clock + l.downPause
+		l.factor = retreat
+		l.streak++
 		l.endStep(c, m, l.limit, "")
 		return
 	}
 	if l.hunting {
 		l.hunting = false // the next is a small step, at once
 	} else {
-		l.upAt = m.clock + l.upPause
-		l.upPause = min(2*l.upPause, longestPause)
+		l.upAt = l.pause(m, &l.upPause)
 	}
+	l.streak = 0
 	l.endStep(c, m, l.from, "more brought nothing")
 }
+
+// leap goes on with a hunt before the last step is confirmed, if nothing speaks against it: jobs that take seconds would make it last for
+// minutes. What was measured before the first leap remains the measure of all.
+func (l *laneControl) leap(m *moment, v *Lane, slower bool, ceiling float64) bool {
+	if !l.hunting || slower || l.leapt >= leaps || l.wall(v) > 0 && l.span(v) < leapSpan || l.watch.span < leapSpan || m.saturated(v) || m.scarce() != "" {
+		return false
+	}
+	if to := l.aim(m, v, l.huntFactor(v), ceiling); to > l.limit*try {
+		l.leapt++
+		l.to(to, "trying more")
+		l.watch = watch{}
+		l.settle = m.clock + 0.2
+		return true
+	}
+	return false
+}
+
+// cores is what the lane could use at most.
+func (l *laneControl) cores(m *moment, v *Lane) float64 {
+	if v.Cores > 0 {
+		return v.Cores
+	}
+	return max(m.host.Cores, 1)
+}
+
+// near tells whether processors are about to be what binds: then their use shows more clearly than a count what a step has done.
+func (l *laneControl) near(m *moment, v *Lane) bool {
+	if l.ref.span <= 0 || l.watch.span <= 0 || l.ref.blind || l.watch.blind {
+		return false
+	}
+	if v.Cores > 0 {
+		return max(l.watch.cpu/l.watch.span, l.ref.cpu/l.ref.span) > nearly*v.Cores
+	}
+	return m.host.Busy >= 0 && max(l.watch.busy/l.watch.span, l.ref.busy/l.ref.span) > nearly*m.target
+}
+
+// used is how many more cores the lane uses than before the step.
+func (l *laneControl) used() float64 { return l.watch.cpu/l.watch.span - l.ref.cpu/l.ref.span }
 
 // shrinking tries less.
 func (l *laneControl) shrinking(c *Controller, m *moment, saturated bool) {
 	if !saturated && doubt(&l.watch, &l.watch) > noise {
 		return
 	}
-	factor := retreat
-	if l.elastic == 0 && l.downPause <= firstPause {
-		factor = retreatFast
+	if to := min(l.limit*l.factor, l.limit-1); to >= float64(l.cfg.Min) {
+		l.beginStep(c, m, to, tryingDown, "trying less")
 	}
-	to := min(l.limit*factor, l.limit-1)
-	if to < float64(l.cfg.Min) {
-		return
-	}
-	l.beginStep(c, m, to, tryingDown, "trying less")
 }
 
 // judgeDown keeps a lower limit if it has cost nothing.
@@ -254,19 +326,21 @@ func (l *laneControl) judgeDown(c *Controller, m *moment, v *Lane) {
 	d := doubt(&l.ref, &l.watch)
 	step := 1 - l.limit/l.from
 	loss := 1 - is/max(was, 1e-9)
-	busy := m.host.Busy >= 0 && l.watch.busy >= full*m.target*l.watch.span || v.Cores > 0 && !l.watch.blind && l.watch.cpu >= full*v.Cores*l.watch.span
-	if !busy && math.Abs(loss-leastLoss*step) < d && l.watch.span < min(longestWatch, 4*l.span(v)) {
+	busy := m.host.Busy >= 0 && l.watch.busy >= stillFull*m.target*l.watch.span || v.Cores > 0 && !l.watch.blind && l.watch.cpu >= stillFull*v.Cores*l.watch.span
+	unused := l.near(m, v) && l.used() < -1.5*shows*l.cores(m, v)
+	if !busy && !unused && math.Abs(loss-leastLoss*step) < d && l.watch.span < min(longestWatch, 4*l.span(v)) {
 		return
 	}
-	if busy || loss < leastLoss*step {
-		l.elastic = 0
-		l.downPause, l.downAt = firstPause, m.clock
+	if busy || !unused && loss < leastLoss*step {
+		l.elastic, l.streak = 0, 0
+		l.downAt = m.clock
 		l.hunting = false
+		l.factor = max(retreatMost, l.factor*retreat)
 		l.endStep(c, m, l.limit, "")
 		return
 	}
-	l.elastic = min(loss/max(step, 1e-9), 1)
-	l.downAt = m.clock + l.downPause
-	l.downPause = min(2*l.downPause, longestPause)
+	l.factor = retreat
+	l.elastic = min(max(loss/max(step, 1e-9), 0), 1)
+	l.downAt = l.pause(m, &l.downPause)
 	l.endStep(c, m, l.from, "less cost something")
 }

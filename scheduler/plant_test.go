@@ -1,0 +1,276 @@
+package scheduler
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// plant is a model of a host, for trying the controller: jobs compute, sharing the processors with each other and with other processes, and
+// wait for something outside, which may itself have a capacity that no sensor shows.
+type plant struct {
+	cores    float64
+	overhead float64 // more computing, relative, for each runnable job per core beyond the first
+	others   float64 // threads of other processes that always want a processor
+	noise    float64 // relative error of the sensors
+	blind    bool    // there are no sensors
+
+	seed     uint64
+	lanes    []*plantLane
+	rnd      *rand.Rand
+	othersAt float64 // core-seconds used by others since the last sample
+	oursAt   float64
+	sampled  float64
+	now      float64
+}
+
+type kind struct {
+	class   string
+	weight  float64
+	cpu, io float64 // seconds, means
+	random  bool    // exponential, otherwise ± 10 %
+}
+
+type plantLane struct {
+	name    string
+	kinds   []kind
+	rate    func(t float64) float64 // jobs a second; nil: there is always something to do
+	remote  float64                 // requests at once that the outside serves at full speed; 0: any number
+	cores   float64                 // processors that it can use at most; 0: all
+	max     int
+	static  int // if not 0 the limit, and no controller
+	limit   int
+	backlog float64
+
+	running []*plantJob
+	free    []*plantJob
+	due     float64
+	cpu     float64 // since the last sample
+	meter   *Meter
+	done    []float64
+	limits  []float64 // by second
+}
+
+type plantJob struct {
+	kind    int
+	cpu, io float64
+	began   float64
+}
+
+const tick = 0.001
+
+func (p *plant) draw(mean float64, random bool) float64 {
+	if random {
+		return mean * p.rnd.ExpFloat64()
+	}
+	return mean * (0.9 + 0.2*p.rnd.Float64())
+}
+
+func (l *plantLane) start(p *plant) {
+	x, i := p.rnd.Float64(), 0
+	for i < len(l.kinds)-1 && x >= l.kinds[i].weight {
+		x -= l.kinds[i].weight
+		i++
+	}
+	j := &plantJob{}
+	if n := len(l.free); n > 0 {
+		j, l.free = l.free[n-1], l.free[:n-1]
+	}
+	k := &l.kinds[i]
+	*j = plantJob{kind: i, cpu: p.draw(k.cpu, k.random), io: p.draw(k.io, k.random), began: p.now}
+	l.running = append(l.running, j)
+}
+
+// advance lets a millisecond pass.
+func (p *plant) advance() {
+	p.now += tick
+	runnable := p.others
+	for _, l := range p.lanes {
+		if l.rate == nil {
+			l.backlog = 1000
+		} else {
+			l.due += l.rate(p.now) * tick
+			for l.due > 0 {
+				l.due -= p.rnd.ExpFloat64()
+				l.backlog++
+			}
+		}
+		for len(l.running) < l.limit && l.backlog >= 1 {
+			l.backlog--
+			l.start(p)
+		}
+		runnable += min(l.computing(), l.most())
+	}
+	speed := 1.0
+	if runnable > p.cores {
+		speed = p.cores / runnable
+	}
+	p.othersAt += p.others * speed * tick
+	for _, l := range p.lanes {
+		computing := l.computing()
+		mine := speed
+		if computing > l.most() {
+			mine *= l.most() / computing
+		}
+		waiting := float64(len(l.running)) - computing
+		io := 1.0
+		if l.remote > 0 && waiting > l.remote {
+			io = l.remote / waiting
+		}
+		useful := mine / (1 + p.overhead*max(0, computing/p.cores-1))
+		kept := l.running[:0]
+		for _, j := range l.running {
+			if j.cpu > 0 {
+				j.cpu -= useful * tick
+				l.cpu += mine * tick
+				p.oursAt += mine * tick
+			} else {
+				j.io -= io * tick
+			}
+			if j.cpu > 0 || j.io > 0 {
+				kept = append(kept, j)
+				continue
+			}
+			l.end(p, j)
+		}
+		l.running = kept
+		l.meter.Level(p.clock(), len(l.running), len(l.running) >= l.limit-l.limit/50-1 && l.backlog >= 1)
+	}
+}
+
+func (l *plantLane) most() float64 {
+	if l.cores > 0 {
+		return l.cores
+	}
+	return math.Inf(1)
+}
+
+func (l *plantLane) computing() float64 {
+	n := 0.0
+	for _, j := range l.running {
+		if j.cpu > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func (l *plantLane) end(p *plant, j *plantJob) {
+	wall := time.Duration((p.now - j.began) * float64(time.Second))
+	l.meter.Ended(p.clock(), Run{Class: l.kinds[j.kind].class, Wall: wall, CPU: Unknown, DB: Unknown})
+	for s := int(p.now); len(l.done) <= s; {
+		l.done = append(l.done, 0)
+	}
+	l.done[int(p.now)]++
+	l.free = append(l.free, j)
+}
+
+func (p *plant) clock() time.Time { return t0.Add(time.Duration(p.now * float64(time.Second))) }
+
+// sample is what sensors and executors say, and begins the next sample.
+func (p *plant) sample() (Host, []Lane) {
+	dt := p.now - p.sampled
+	p.sampled = p.now
+	h := UnknownHost()
+	err := func() float64 { return 1 + p.noise*(2*p.rnd.Float64()-1) }
+	if !p.blind {
+		h.Cores, h.Ours = p.cores, p.oursAt/dt*err()
+		h.Busy = (p.oursAt + p.othersAt) / dt * err()
+	}
+	p.oursAt, p.othersAt = 0, 0
+	var views []Lane
+	for _, l := range p.lanes {
+		v := l.meter.Sample(p.clock())
+		v.CPU, v.Cores, v.Backlog = l.cpu/dt*err(), l.cores, l.backlog
+		if p.blind {
+			v.CPU = Unknown
+		}
+		l.cpu = 0
+		views = append(views, v)
+	}
+	return h, views
+}
+
+// run lets the plant work for some seconds of virtual time, stepping the controller four times a second. at is called before every step.
+func (p *plant) run(t *testing.T, seconds float64, at func(now float64)) (changes []Decision) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		p.rnd = rand.New(rand.NewPCG(1, p.seed))
+		cfg := ControllerConfig{}
+		for _, l := range p.lanes {
+			l.meter = NewMeter(l.name, t0)
+			cfg.Lanes = append(cfg.Lanes, LaneConfig{Name: l.name, Max: l.max})
+		}
+		c, err := NewController(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decide := func() {
+			if at != nil {
+				at(p.now)
+			}
+			host, views := p.sample()
+			for i, d := range c.Step(time.Now(), host, views) {
+				l := p.lanes[i]
+				if l.limit = d.Limit; l.static > 0 {
+					l.limit = l.static
+				}
+				if d.Changed() {
+					changes = append(changes, d)
+				}
+				for s := int(p.now); len(l.limits) <= s; {
+					l.limits = append(l.limits, float64(l.limit))
+				}
+			}
+		}
+		decide()
+		steps := int(seconds/tick + 0.5)
+		for i := 1; i <= steps; i++ {
+			p.advance()
+			if i%250 == 0 {
+				time.Sleep(250 * time.Millisecond)
+				decide()
+			}
+		}
+	})
+	return changes
+}
+
+// mean is the mean over the seconds from a up to b.
+func mean(list []float64, a, b int) float64 {
+	sum := 0.0
+	for i := a; i < b && i < len(list); i++ {
+		sum += list[i]
+	}
+	return sum / float64(b-a)
+}
+
+// cov is the coefficient of variation over the seconds from a up to b.
+func cov(list []float64, a, b int) float64 {
+	m, sum := mean(list, a, b), 0.0
+	for i := a; i < b; i++ {
+		sum += (list[i] - m) * (list[i] - m)
+	}
+	return math.Sqrt(sum/float64(b-a)) / m
+}
+
+// bestStatic sweeps over fixed limits and returns the best throughput, in jobs a second.
+func bestStatic(t *testing.T, make func() *plant) (rate float64, limit int) {
+	t.Helper()
+	most := make().lanes[0].max
+	for n := 1; n <= most; {
+		p := make()
+		p.lanes[0].static = n
+		p.run(t, 20, nil)
+		if got := mean(p.lanes[0].done, 5, 20); got > rate {
+			rate, limit = got, n
+		}
+		if n == most {
+			break
+		}
+		n = min(most, max(n+1, n*5/4))
+	}
+	return rate, limit
+}
