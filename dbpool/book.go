@@ -96,12 +96,20 @@ func (b *Book) SetBudget(now int64, run, generation, cluster string, budget Budg
 	if budget.Connections < live*budget.MinPerHost+reserve(b.Slots) {
 		return false
 	}
-	budget.Serial, budget.SetAt = b.Budget.Serial+1, millisOf(now)
+	budget.Serial, budget.SetAt = nextSerial(b.Budget.Serial, o.OnlyIfUnset), millisOf(now)
 	b.Cluster, b.Budget = cluster, budget
 	if o.NewCluster && len(b.Leases) == 0 {
 		b.Recovering = false
 	}
 	return true
+}
+
+// nextSerial: whatever a person decides counts more than a budget that was found, also one that was found anew after Redis had forgotten.
+func nextSerial(last int64, found bool) int64 {
+	if found {
+		return last + 1
+	}
+	return max(last, 1) + 1
 }
 
 // Sync is lua/sync.lua.

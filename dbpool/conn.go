@@ -28,7 +28,7 @@ type term struct {
 	open     int // conns and dials under way
 	reserved int
 	ended    bool
-	lost     chan struct{} // closed when it ended
+	lost     chan struct{} // closed when children under it must end, and then made anew
 }
 
 func newTerm(epoch string, confirm bool) *term {

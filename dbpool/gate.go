@@ -23,7 +23,8 @@ type gate struct {
 	pools    []*Pool
 	roles    map[string]*role
 	inUse    int
-	waiting  list.List     // of *waiter: first come, first served
+	waiting  list.List     // of *waiter, for one connection each: first come, first served
+	families list.List     // of *waiter, for child processes; the same
 	change   chan struct{} // closed and made anew when a dial may find room
 	dialing  int           // dials that wait for room
 	peak     [2]int        // demand at most, in this and the last period
@@ -32,7 +33,8 @@ type gate struct {
 	settled  []string           // ended epochs of ours of which nothing is open any more
 	doubt    bool               // a connection could not be shown to be closed: this epoch must end
 	ended    bool
-	children uint64 // reservations ever made
+	children uint64         // reservations ever made
+	lent     []*Reservation // of this term, not given back, the oldest first
 
 	over    atomic.Bool // more is open than the lease has: a connection that is given back is closed
 	hurry   atomic.Bool // closing: do not wait for servers
@@ -88,10 +90,27 @@ func (g *gate) role(name string) *role {
 // admits tells whether w's connections can be used now. The lock is held.
 func (g *gate) admits(w *waiter, now instant) bool {
 	if w.child {
-		// One more than they need stays ours, to ask PostgreSQL whether they are gone.
-		return g.h.mayOpen(now, w.n) && g.inUse+g.h.reserved+w.n < g.h.limit()
+		// One more than they need stays ours, to work with and to ask PostgreSQL whether they are gone.
+		return g.h.mayOpen(now, w.n) && max(g.inUse, 1)+g.h.reserved+w.n <= g.h.limit()
 	}
-	return g.h.fresh(now) && g.inUse+g.h.reserved+w.n <= g.h.limit()
+	room := g.h.limit() - g.h.reserved
+	if c := g.family(); c != nil {
+		room = max(1, room-c.n) // so that it comes about
+	}
+	return g.h.fresh(now) && g.inUse+w.n <= room
+}
+
+// family is the child process that could start now if others used fewer connections; nil if there is none. One for which the lease is too
+// small holds up nobody. The lock is held.
+func (g *gate) family() *waiter {
+	e := g.families.Front()
+	if e == nil {
+		return nil
+	}
+	if w, _ := e.Value.(*waiter); w.needs()+g.h.reserved <= g.h.limit() {
+		return w
+	}
+	return nil
 }
 
 // enter books w's connections. The lock is held.
@@ -116,7 +135,11 @@ func (g *gate) acquire(ctx context.Context, w *waiter) error {
 		g.mu.Unlock()
 		return ErrManagerClosed
 	}
-	if g.waiting.Len() == 0 && g.admits(w, instantOf(now)) {
+	queue := &g.waiting
+	if w.child {
+		queue = &g.families
+	}
+	if queue.Len() == 0 && g.admits(w, instantOf(now)) {
 		g.enter(w)
 		g.mu.Unlock()
 		return nil
@@ -127,7 +150,7 @@ func (g *gate) acquire(ctx context.Context, w *waiter) error {
 		return err
 	}
 	w.ready = make(chan struct{})
-	e := g.waiting.PushBack(w)
+	e := queue.PushBack(w)
 	w.role.waiting += w.needs()
 	g.note(now.Sub(started))
 	g.wake()
@@ -152,7 +175,10 @@ func (g *gate) acquire(ctx context.Context, w *waiter) error {
 	if g.ended {
 		return ErrManagerClosed
 	}
-	g.waiting.Remove(e)
+	queue.Remove(e)
+	if w.child {
+		g.serve(instantOf(time.Now())) // who was held up by it
+	}
 	return ctx.Err()
 }
 
@@ -177,24 +203,26 @@ func (g *gate) release(r *role) {
 	g.mu.Lock()
 	g.inUse--
 	r.inUse--
-	if g.waiting.Len() > 0 {
+	if g.waiting.Len()+g.families.Len() > 0 {
 		g.serve(instantOf(time.Now()))
 	}
 	g.mu.Unlock()
 }
 
-// serve lets waiters in, in their order. The lock is held.
+// serve lets waiters in, each kind in its order. The lock is held.
 func (g *gate) serve(now instant) {
-	for e := g.waiting.Front(); e != nil; e = g.waiting.Front() {
-		w, _ := e.Value.(*waiter)
-		if !g.admits(w, now) {
-			return
+	for _, queue := range []*list.List{&g.families, &g.waiting} {
+		for e := queue.Front(); e != nil; e = queue.Front() {
+			w, _ := e.Value.(*waiter)
+			if !g.admits(w, now) {
+				break
+			}
+			queue.Remove(e)
+			w.role.waiting -= w.needs()
+			w.done = true
+			g.enter(w)
+			close(w.ready)
 		}
-		g.waiting.Remove(e)
-		w.role.waiting -= w.needs()
-		w.done = true
-		g.enter(w)
-		close(w.ready)
 	}
 }
 
@@ -371,11 +399,17 @@ func (g *gate) end(t *term) {
 		return
 	}
 	t.ended = true
-	close(t.lost)
+	g.lose(t)
 	for c := range t.conns {
 		c.cut()
 	}
 	g.settle(t)
+}
+
+// lose tells whoever runs children under a term that they must end. The lock is held.
+func (g *gate) lose(t *term) {
+	close(t.lost)
+	t.lost = make(chan struct{})
 }
 
 // rotate begins another epoch. The lock is held.
@@ -386,6 +420,7 @@ func (g *gate) rotate() {
 	g.h.begin(newEpoch())
 	g.term = newTerm(g.h.epoch, false)
 	g.doubt = false
+	g.lent = nil
 	g.end(old)
 	g.moved()
 }

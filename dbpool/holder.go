@@ -34,8 +34,10 @@ type holder struct {
 	renewed    instant // when the last call that was answered was sent
 	held       bool    // renewed is set, and the epoch has not ended
 	granted    int
-	target     int // our share, by the last reply
+	target     int // our share, by the last reply, but not less than floor
+	share      int
 	reserved   int // for child processes
+	announced  int // of these, what the ledger has heard of
 	open       int // sockets that are not shown to be closed, and dials under way
 	budget     Budget
 	recovering bool
@@ -53,8 +55,8 @@ func (h *holder) margin() time.Duration { return h.ttl / 4 }
 
 // begin starts an epoch. Nothing of it is open.
 func (h *holder) begin(epoch string) {
-	h.epoch, h.number, h.granted, h.target, h.open, h.reserved = epoch, 0, 0, 0, 0, 0
-	h.held, h.registered = false, false
+	h.epoch, h.number, h.granted, h.target, h.share, h.open, h.reserved = epoch, 0, 0, 0, 0, 0, 0
+	h.held, h.registered, h.announced = false, false, 0
 	h.confirm, h.confirms, h.confirmOpen = "", false, 0
 }
 
@@ -71,6 +73,14 @@ func (h *holder) mayOpen(now instant, n int) bool {
 	return h.fresh(now) && h.open+h.reserved+n <= h.limit()
 }
 
+// left is for how long connections may still be opened, as far as is known at the given moment.
+func (h *holder) left(now instant) time.Duration {
+	if !h.held {
+		return 0
+	}
+	return max(0, h.ttl-h.margin()-h.renewed.since(now))
+}
+
 // mayConfirm tells whether one more connection to confirm with can be opened.
 func (h *holder) mayConfirm(now instant) bool {
 	return h.confirms && h.fresh(now) && h.confirmOpen < h.slots
@@ -79,12 +89,21 @@ func (h *holder) mayConfirm(now instant) bool {
 // spare is what the next call gives back.
 func (h *holder) spare() int { return h.granted - max(h.limit(), h.open+h.reserved) }
 
+// floor is what is kept whatever our share is: what children have, and the one connection to see that it is closed. Without that one they
+// could never be shown to be gone.
+func (h *holder) floor() int {
+	if h.reserved == 0 {
+		return 0
+	}
+	return min(h.granted, h.reserved+1)
+}
+
 // next makes the next call. From here on the holder has what the call says. confirm says that it would confirm, or go on doing so.
 func (h *holder) next(now instant, demand int, confirm bool) Call {
 	h.number++
 	doubt := !h.fresh(now)
 	if doubt {
-		h.target, h.confirms = 0, false // what is not open any more is not ours any more, even if Redis does not remember that
+		h.target, h.confirms = h.floor(), false // what is not open any more is not ours any more, even if Redis does not remember that
 	}
 	h.granted = max(h.limit(), h.open+h.reserved)
 	c := Call{
@@ -92,6 +111,7 @@ func (h *holder) next(now instant, demand int, confirm bool) Call {
 		Demand: demand, Priority: h.priority, TTL: h.ttl.Milliseconds(), Pooled: h.pooled, Host: h.host, Process: h.process, Slots: h.slots,
 		Known: h.budget,
 	}
+	h.announced = min(h.announced, h.reserved) // the ledger may forget the rest from now on
 	if confirm {
 		c.Confirm = h.confirm
 	} else {
@@ -121,7 +141,7 @@ func (h *holder) accept(sent instant, c *Call, r *Reply) bool {
 	if r.Budget.Serial >= h.budget.Serial {
 		h.budget = r.Budget
 	}
-	h.granted, h.leases = r.Granted, r.Leases
+	h.granted, h.leases, h.announced = r.Granted, r.Leases, c.Reserved
 	if c.Confirm == h.confirm {
 		lost := h.confirms && !r.Confirms
 		h.confirms = r.Confirms
@@ -137,7 +157,7 @@ func (h *holder) accept(sent instant, c *Call, r *Reply) bool {
 func (h *holder) aim(r *Reply, demand int) {
 	if r.Recovering {
 		// Others have not yet said what they hold. Nobody grows, so nobody needs to shrink.
-		h.target, h.reason = h.granted, "redis may have forgotten: waiting for PostgreSQL to show what is open"
+		h.target, h.share, h.reason = h.granted, h.granted, "redis may have forgotten: waiting for PostgreSQL to show what is open"
 		return
 	}
 	capacity := r.Budget.Leasable(r.Slots)
@@ -158,9 +178,9 @@ func (h *holder) aim(r *Reply, demand int) {
 		}
 	}
 	if mine < 0 {
-		h.target, h.reason = 0, ""
+		h.target, h.share, h.reason = h.floor(), 0, ""
 		return
 	}
 	g := Shares(capacity, hosts)[mine]
-	h.target, h.reason = g.Connections, g.Reason
+	h.target, h.reason, h.share = max(g.Connections, h.floor()), g.Reason, g.Connections
 }

@@ -46,7 +46,7 @@ func (m *Manager) due() time.Time {
 		return now
 	case m.failing, m.reply != nil && m.reply.Verdict != VerdictOK:
 		every = pressEvery
-	case len(g.settled) > 0 || g.doubt || h.spare() > 0 || !h.registered || h.granted == 0 && h.target > 0 && h.number == 1:
+	case h.reserved > h.announced && h.registered, len(g.settled) > 0 || g.doubt || h.spare() > 0 || !h.registered || h.granted == 0 && h.target > 0 && h.number == 1:
 		every = spareEvery
 	case starving && now.Sub(m.pressed) < firstFor:
 		every = firstEvery
@@ -236,7 +236,12 @@ func (m *Manager) watch(ctx context.Context) {
 					c.cut()
 				}
 			}
+			if len(g.lent) > 0 {
+				g.lent = nil
+				g.lose(g.term)
+			}
 		}
+		m.recall(now)
 		pools := g.pools
 		g.mu.Unlock()
 		if stale && !doubtful {
@@ -257,10 +262,8 @@ func (m *Manager) evict(ctx context.Context) {
 	g := m.gate
 	g.mu.Lock()
 	n := g.h.open + g.h.reserved + g.dialing - g.h.limit()
-	if e := g.waiting.Front(); e != nil {
-		if w, _ := e.Value.(*waiter); w.child {
-			n += w.n
-		}
+	if w := g.family(); w != nil {
+		n += w.n
 	}
 	pools := g.pools
 	g.mu.Unlock()

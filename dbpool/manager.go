@@ -2,6 +2,7 @@ package dbpool
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,6 @@ const (
 	watchEvery  = 250 * time.Millisecond
 	lookEvery   = time.Second
 	goneAfter   = 2 * time.Second // what a process that is gone had sent last has arrived
-	childWait   = 10 * time.Minute
 	loginWait   = 60 * time.Second // PostgreSQL's default of authentication_timeout
 	lookBackOff = 10 * time.Second
 	clockSlack  = 2 * time.Second
@@ -92,6 +92,7 @@ type Manager struct {
 	calls     uint64
 
 	neighbours time.Time // when they were last looked for; keep's own
+	overSince  time.Time // since when more is reserved than our share; watch's own
 
 	asking sync.Mutex
 	asker  []*Pool // what Release asks with; under asking
@@ -136,7 +137,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	m.gate = newGate(holder{
 		host: part(cmp.Or(cfg.Host, "unnamed"), longHostBytes), process: processName(), ttl: cfg.TTL, priority: cfg.Priority, slots: len(m.servers), pooled: cfg.Pooled,
 	})
-	m.witness = witness{ttl: cfg.TTL, login: cmp.Or(cfg.LoginTimeout, loginWait), gone: goneAfter, children: childWait, slack: clockSlack}
+	m.witness = witness{ttl: cfg.TTL, login: cmp.Or(cfg.LoginTimeout, loginWait), gone: goneAfter, slack: clockSlack}
 	return m, nil
 }
 
@@ -238,9 +239,11 @@ func (m *Manager) leave(ctx context.Context) error {
 	g := m.gate
 	g.mu.Lock()
 	g.ended = true
-	for e := g.waiting.Front(); e != nil; e = g.waiting.Front() {
-		w, _ := g.waiting.Remove(e).(*waiter)
-		close(w.ready)
+	for _, queue := range []*list.List{&g.waiting, &g.families} {
+		for e := queue.Front(); e != nil; e = queue.Front() {
+			w, _ := queue.Remove(e).(*waiter)
+			close(w.ready)
+		}
 	}
 	pools := g.pools
 	close(g.change)

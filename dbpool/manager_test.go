@@ -409,3 +409,28 @@ func TestBehindPgBouncer(t *testing.T) {
 		t.Errorf("%d queries failed: %v", l.failed.Load(), *l.last.Load())
 	}
 }
+
+// Behind PgBouncer a first start, of which nobody vouches that nobody is there, ends its wait by itself.
+func TestFirstStartBehindPgBouncer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 12, 1)
+	b := pgtest.PgBouncer(t, r.pg)
+	r.redis.FlushDB(t.Context())
+	if _, err := r.ledger.SetBudget(t.Context(), dbpool.Budget{Connections: 12, MinPerHost: 1, SetBy: "test"}, dbpool.SetOptions{OnlyIfUnset: true}); err != nil {
+		t.Fatal(err)
+	}
+	h := r.host(t, "h", func(c *dbpool.ManagerConfig) { c.DSN, c.Pooled = b.DSN(), true })
+	p := h.pool(t, "worker", 0)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	if s := h.Stats(); s.Limit != 0 {
+		t.Errorf("granted at once: %+v", s)
+	}
+	start := time.Now()
+	if _, err := p.Exec(ctx, "SELECT 1"); err != nil {
+		t.Fatalf("%v; %s", err, h.Why(1))
+	}
+	if took := time.Since(start); took < r.ttl+testLogin {
+		t.Errorf("the first connection after %v", took)
+	}
+}

@@ -19,7 +19,6 @@ const (
 	simTTL    = 12 * time.Second
 	simLogin  = 20 * time.Second
 	simGone   = 2 * time.Second
-	simKids   = 60 * time.Second
 	simSlack  = time.Second
 	simBudget = 12
 	simMin    = 1
@@ -69,6 +68,7 @@ type simHost struct {
 	conns    []*simBackend // own sockets, open on the client's side
 	children int           // connections the children can open; they outlive a frozen parent
 	kids     string        // the epoch they use
+	coming   []*simDial    // log-ins of theirs
 	looked   *simLook
 }
 
@@ -79,6 +79,15 @@ type simLook struct { // an answer of PostgreSQL that is being thought about
 	reply   *Reply
 }
 
+// simOrphans are children whose parent was killed, and who do not know yet.
+type simOrphans struct {
+	host   string
+	epoch  string
+	count  int
+	until  time.Duration // what the parent's last word allows
+	coming []*simDial
+}
+
 type sim struct {
 	now      time.Duration // true time
 	redis    *Book
@@ -87,6 +96,7 @@ type sim struct {
 	replicas []*Book
 	hosts    []*simHost
 	backends []*simBackend
+	orphans  []*simOrphans
 	calls    []*simCall
 	judges   []simJudge
 	epochs   int
@@ -117,7 +127,7 @@ func (s *sim) start(h *simHost) {
 	*h = simHost{name: h.name, alive: true, skew: h.skew, stopped: h.stopped, demand: h.demand}
 	h.h = holder{host: h.name, process: h.name + ":" + strconv.Itoa(s.epochs), ttl: simTTL, slots: 1}
 	h.h.begin(s.fresh())
-	h.w = witness{ttl: simTTL, login: simLogin, gone: simGone, children: simKids, slack: simSlack, bounded: true}
+	h.w = witness{ttl: simTTL, login: simLogin, gone: simGone, slack: simSlack, bounded: true}
 }
 
 // active hosts can take a step.
@@ -191,7 +201,7 @@ func (s *sim) rotate(h *simHost) {
 			left++
 		}
 	}
-	if len(h.dials) == 0 && left == 0 && h.children == 0 && h.h.generation != "" {
+	if len(h.dials) == 0 && left == 0 && h.children == 0 && h.h.reserved == 0 && h.h.generation != "" {
 		s.judges = append(s.judges, simJudge{h.h.generation, []Judgement{{What: JudgeLeft, Epoch: h.h.epoch}}})
 	}
 	// The children of the old epoch are ended by their parent before anything else.
@@ -209,7 +219,45 @@ func (s *sim) endChildren(h *simHost) {
 		kept = append(kept, b)
 	}
 	s.backends = kept
-	h.children, h.kids = 0, ""
+	h.children, h.kids, h.coming = 0, "", nil
+}
+
+// permitted tells whether a child may begin to connect: what its parent has written down at best, read by a clock that goes on while the
+// parent is frozen.
+func (s *sim) permitted(h *simHost) bool {
+	return h.children > 0 && h.kids == h.h.epoch && h.h.fresh(s.clock(h))
+}
+
+// connected counts the backends of children.
+func (s *sim) connected(epoch string) int {
+	n := 0
+	for _, b := range s.backends {
+		if b.child && b.epoch == epoch {
+			n++
+		}
+	}
+	return n
+}
+
+// admitChild ends a log-in of a child, which takes as long as PostgreSQL allows.
+func (s *sim) admitChild(d *simDial) {
+	if s.pgUp && s.now-d.accepted <= simLogin {
+		b := d.backend
+		s.backends = append(s.backends, &b)
+	}
+}
+
+// orphansEnd: they have seen that their parent is gone.
+func (s *sim) orphansEnd(o *simOrphans) {
+	s.orphans = remove(s.orphans, o)
+	for _, b := range append([]*simBackend(nil), s.backends...) {
+		if b.child && b.epoch == o.epoch {
+			b.child = false
+			if !b.running {
+				s.backends = remove(s.backends, b)
+			}
+		}
+	}
 }
 
 // lease is what the Manager does all the time: when the lease is in doubt everything is closed.
@@ -372,11 +420,18 @@ func (s *sim) judge(i int) {
 	s.redis.Judge(s.redisNow(), s.runID(), s.fresh(), j.generation, j.list)
 }
 
-// kill ends a process. Its sockets close; a backend in a query notices later. Its children die with it.
+// kill ends a process. Its sockets close; a backend in a query notices later. Its children live on until they notice.
 func (s *sim) kill(h *simHost) {
+	if h.children > 0 {
+		o := &simOrphans{host: h.name, epoch: h.kids, count: h.children, until: -1, coming: h.coming}
+		if s.permitted(h) {
+			o.until = s.now + h.h.left(s.clock(h))
+		}
+		s.orphans = append(s.orphans, o)
+	}
 	for _, b := range append([]*simBackend(nil), s.backends...) {
-		if b.host == h.name && (b.client || b.child) {
-			b.client, b.child = false, false
+		if b.host == h.name && b.client {
+			b.client = false
 			if !b.running {
 				s.backends = remove(s.backends, b)
 			}
@@ -525,30 +580,57 @@ func (s *sim) actions(t *rapid.T) map[string]func(*rapid.T) {
 				}
 			}
 		},
-		"child": func(t *rapid.T) {
+		"reserve": func(t *rapid.T) {
 			h := host(t)
-			if h.active() && h.children == 0 && h.h.mayOpen(s.clock(h), 2) {
-				h.children, h.kids = 2, h.h.epoch
-				h.h.reserved += 2
+			if h.active() && h.h.reserved == 0 && h.h.mayOpen(s.clock(h), 2) {
+				h.h.reserved = 2
 			}
 		},
-		"child connects": func(t *rapid.T) { // also while its parent is frozen
+		"child": func(t *rapid.T) { // starts when the ledger knows of it
 			h := host(t)
-			n := 0
-			for _, b := range s.backends {
-				if b.child && b.epoch == h.kids {
-					n++
+			if h.active() && h.children == 0 && h.h.reserved > 0 && h.h.announced >= h.h.reserved && h.h.fresh(s.clock(h)) {
+				h.children, h.kids = 2, h.h.epoch
+			}
+		},
+		"child dials": func(t *rapid.T) { // also while its parent is frozen
+			h := host(t)
+			if h.alive && s.permitted(h) && s.connected(h.kids)+len(h.coming) < h.children && s.pgUp {
+				h.coming = append(h.coming, &simDial{backend: simBackend{host: h.name, epoch: h.kids, child: true}, accepted: s.now})
+			}
+		},
+		"child connects": func(t *rapid.T) {
+			h := host(t)
+			if n := len(h.coming); n > 0 {
+				d := h.coming[pick(t, n)]
+				h.coming = remove(h.coming, d)
+				s.admitChild(d)
+			}
+		},
+		"orphan dials": func(t *rapid.T) {
+			if n := len(s.orphans); n > 0 {
+				if o := s.orphans[pick(t, n)]; s.now < o.until && s.connected(o.epoch)+len(o.coming) < o.count && s.pgUp {
+					o.coming = append(o.coming, &simDial{backend: simBackend{host: o.host, epoch: o.epoch, child: true}, accepted: s.now})
 				}
 			}
-			if h.alive && n < h.children && s.pgUp {
-				s.backends = append(s.backends, &simBackend{host: h.name, epoch: h.kids, child: true})
+		},
+		"orphan connects": func(t *rapid.T) {
+			if n := len(s.orphans); n > 0 {
+				if o := s.orphans[pick(t, n)]; len(o.coming) > 0 {
+					s.admitChild(o.coming[0])
+					o.coming = o.coming[1:]
+				}
+			}
+		},
+		"orphans end": func(t *rapid.T) {
+			if n := len(s.orphans); n > 0 {
+				s.orphansEnd(s.orphans[pick(t, n)])
 			}
 		},
 		"child ends": func(t *rapid.T) {
 			h := host(t)
-			if h.active() && h.children > 0 {
+			if h.active() && h.h.reserved > 0 {
 				s.endChildren(h)
-				h.h.reserved -= 2
+				h.h.reserved = 0
 			}
 		},
 		"look":  func(t *rapid.T) { s.look(host(t)) },
@@ -652,6 +734,9 @@ func (s *sim) actions(t *rapid.T) map[string]func(*rapid.T) {
 func (s *sim) settle(t *rapid.T) {
 	s.pgUp = true
 	s.calls = nil
+	for len(s.orphans) > 0 {
+		s.orphansEnd(s.orphans[0])
+	}
 	for _, b := range append([]*simBackend(nil), s.backends...) {
 		b.running = false
 		if !b.client && !b.child {
@@ -700,7 +785,7 @@ func (s *sim) settle(t *rapid.T) {
 }
 
 func (s *sim) endChildrenOf(h *simHost) {
-	if h.children > 0 {
+	if h.h.reserved > 0 {
 		s.endChildren(h)
 		h.h.reserved = 0
 	}

@@ -3,6 +3,7 @@ package dbpool
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -11,17 +12,22 @@ import (
 type Reservation struct {
 	Connections int
 
-	m    *Manager
-	term *term
-	role *role
-	name string
-	done chan struct{}
+	m        *Manager
+	term     *term
+	role     *role
+	name     string
+	lost     <-chan struct{}
+	recalled chan struct{}
+	done     chan struct{}
 }
 
+// recallAfter, of a lease, is how long more must be reserved than our share before children are asked to end: shares settle first.
+func (m *Manager) recallAfter() time.Duration { return m.cfg.TTL * 5 / 12 }
+
 // Reserve waits for n connections for a child process, e.g. Ruby's, whose pool is that large. Start the child with PGAPPNAME set to
-// ApplicationName, so that it ends with its parent (Pdeathsig or the unit's control group), end it when Lost is closed, and call Release
-// when it is gone. One connection more than n must be in the lease: it is used to see that the child's are gone. ctx needs a deadline: who waits for
-// connections later waits behind this.
+// ApplicationName, let it open connections only while Left says so, end it when Lost is closed, and call Release when it is gone. One
+// connection more than n must be in the lease: it is used to see that the child's are gone. While Reserve waits, and the lease is large
+// enough, others get fewer connections, so ctx needs a deadline, or should end when the child is not wanted any more.
 func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reservation, error) {
 	if n <= 0 || n > maxConnections {
 		return nil, fmt.Errorf("reserve %d database connections", n)
@@ -34,22 +40,89 @@ func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reserva
 	if all > 0 && n+1 > all {
 		return nil, fmt.Errorf("reserve %d database connections: all hosts together have %d, and one more is needed to see that they are closed", n, all)
 	}
-	if err := g.acquire(ctx, &waiter{role: r, n: n, child: true}); err != nil {
-		return nil, fmt.Errorf("reserve database connections: %w", err)
+	for {
+		if err := g.acquire(ctx, &waiter{role: r, n: n, child: true}); err != nil {
+			return nil, fmt.Errorf("reserve database connections: %w", err)
+		}
+		g.mu.Lock()
+		res := m.newReservation(r, roleName, n)
+		g.lent = append(g.lent, res)
+		g.mu.Unlock()
+		switch announced, err := m.announce(ctx, res); {
+		case announced:
+			return res, nil
+		case err != nil:
+			res.giveBack()
+			return nil, fmt.Errorf("reserve database connections: %w", err)
+		}
+		res.giveBack() // the lease was lost meanwhile
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+}
+
+// newReservation: the lock is held.
+func (m *Manager) newReservation(r *role, roleName string, n int) *Reservation {
+	g := m.gate
 	g.children++
-	res := &Reservation{Connections: n, m: m, term: g.term, role: r, done: make(chan struct{})}
+	res := &Reservation{Connections: n, m: m, term: g.term, role: r, lost: g.term.lost, recalled: make(chan struct{}), done: make(chan struct{})}
 	res.name = leaseName(m.ledger.cluster, g.h.host, g.term.epoch, part(roleName, childRoleBytes)+"."+strconv.FormatUint(g.children%10000, 10), m.cfg.Pooled)
-	return res, nil
+	return res
+}
+
+// announce waits until the ledger knows that this process has children. Should it be killed, they may live a little longer, and what they
+// hold must not be taken for closed when the process is gone. It returns false when the lease was lost first.
+func (m *Manager) announce(ctx context.Context, res *Reservation) (bool, error) {
+	g := m.gate
+	g.wake()
+	for {
+		g.mu.Lock()
+		over, known, change := g.ended, g.h.announced >= g.h.reserved, g.change
+		same := res.term == g.term && !res.term.ended
+		g.mu.Unlock()
+		switch {
+		case over:
+			return false, ErrManagerClosed
+		case !same:
+			return false, nil
+		case known:
+			return true, nil
+		}
+		select {
+		case <-change:
+		case <-res.lost:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
 }
 
 // ApplicationName is PGAPPNAME of the child.
 func (r *Reservation) ApplicationName() string { return r.name }
 
-// Lost is closed when the lease is lost: end the child, then Release.
-func (r *Reservation) Lost() <-chan struct{} { return r.term.lost }
+// Lost is closed when the lease is lost or cannot be renewed in time: end the child soon, then Release.
+func (r *Reservation) Lost() <-chan struct{} { return r.lost }
+
+// Recalled is closed when this process's share has become too small for the child: let it finish what it does and end, then Release.
+func (r *Reservation) Recalled() <-chan struct{} { return r.recalled }
+
+// Left is for how long from now on the child may begin to open connections; 0 when it may not. The child has to know, because it runs on
+// while its parent is frozen: give it the moment, by the monotonic and by the wall clock, at which the time is over, again and again. Without
+// that, what the child opens late comes on top of what others have got meanwhile.
+func (r *Reservation) Left() time.Duration {
+	g := r.m.gate
+	now := instantOf(time.Now())
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-r.lost:
+		return 0
+	default:
+	}
+	if r.term != g.term || r.term.ended {
+		return 0
+	}
+	return g.h.left(now)
+}
 
 // Release gives the connections back. The child must be gone; Release waits until PostgreSQL shows that its connections are, too (a query
 // may run on for a while without its client). On error they stay counted: call it again, or leave it to the confirmation. Again after
@@ -65,9 +138,18 @@ func (r *Reservation) Release(ctx context.Context) error {
 			return fmt.Errorf("release database connections of a child: %w", err)
 		}
 	}
-	close(r.done)
-	r.m.gate.unreserve(r.term, r.role, r.Connections)
+	r.giveBack()
 	return nil
+}
+
+// giveBack is Release without a look.
+func (r *Reservation) giveBack() {
+	close(r.done)
+	g := r.m.gate
+	g.mu.Lock()
+	g.lent = slices.DeleteFunc(g.lent, func(l *Reservation) bool { return l == r })
+	g.mu.Unlock()
+	g.unreserve(r.term, r.role, r.Connections)
 }
 
 func (r *Reservation) shownGone(ctx context.Context) error {
@@ -94,6 +176,44 @@ func (r *Reservation) shownGone(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
+	}
+}
+
+// recall asks children to end when our share has been too small for them for a while, the youngest first. The lock is held.
+func (m *Manager) recall(now instant) {
+	g := m.gate
+	kept := 1
+	for _, r := range g.lent {
+		if !r.isRecalled() {
+			kept += r.Connections
+		}
+	}
+	if kept == 1 || kept <= g.h.share || g.h.recovering || !g.h.fresh(now) {
+		m.overSince = time.Time{}
+		return
+	}
+	at := time.Now()
+	if m.overSince.IsZero() {
+		m.overSince = at
+	}
+	if at.Sub(m.overSince) < m.recallAfter() {
+		return
+	}
+	for _, r := range slices.Backward(g.lent) {
+		if kept > g.h.share && !r.isRecalled() {
+			close(r.recalled)
+			kept -= r.Connections
+		}
+	}
+}
+
+// isRecalled: the lock is held.
+func (r *Reservation) isRecalled() bool {
+	select {
+	case <-r.recalled:
+		return true
+	default:
+		return false
 	}
 }
 

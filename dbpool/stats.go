@@ -1,6 +1,9 @@
 package dbpool
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // RoleStats is what the pools and children of one role do. Sums since the start.
 type RoleStats struct {
@@ -29,6 +32,32 @@ type Stats struct {
 	Roles      map[string]RoleStats
 }
 
+// Why says why n connections cannot be had now, for people; "" when nothing is known to be in the way.
+func (m *Manager) Why(n int) string {
+	now := instantOf(time.Now())
+	g := m.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	h := &g.h
+	switch {
+	case g.ended:
+		return ErrManagerClosed.Error()
+	case m.reply != nil && m.reply.Verdict == VerdictCluster:
+		return ErrCluster.Error()
+	case m.failing || h.held && !h.fresh(now):
+		return "redis does not answer, so the lease of connections is in doubt"
+	case !h.registered:
+		return "the lease of connections is being taken"
+	case h.budget.Connections == 0:
+		return ErrNoBudget.Error()
+	case h.reason != "":
+		return h.reason
+	case h.limit()-h.reserved < n:
+		return fmt.Sprintf("needs %d, and has %d, of these %d for processes that run; the budget leases out %d", n, h.limit(), h.reserved, h.budget.Leasable(h.slots))
+	}
+	return ""
+}
+
 // Stats reads the counters.
 func (m *Manager) Stats() Stats {
 	now := instantOf(time.Now())
@@ -36,7 +65,7 @@ func (m *Manager) Stats() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := Stats{
-		Leased: g.h.granted, Share: g.h.target, Demand: g.demand(), Open: g.h.open, Budget: g.h.budget, Recovering: g.h.recovering,
+		Leased: g.h.granted, Share: g.h.share, Demand: g.demand(), Open: g.h.open, Budget: g.h.budget, Recovering: g.h.recovering,
 		Confirms: g.h.confirms, Reason: g.h.reason, Calls: m.calls, Roles: make(map[string]RoleStats, len(g.roles)),
 	}
 	if g.h.fresh(now) {

@@ -16,7 +16,6 @@ type witness struct {
 	ttl       time.Duration
 	login     time.Duration // authentication_timeout
 	gone      time.Duration // after a process was seen to be gone: for what it had sent last
-	children  time.Duration // longer, for leases with connections reserved for child processes, which may outlive their parent
 	slack     time.Duration
 	bounded   bool   // PostgreSQL ends sessions that are idle (idle_session_timeout, 14 and later)
 	known     string // generation
@@ -61,14 +60,10 @@ func (w *witness) note(now time.Duration, r *Reply) {
 
 // wait is how long after the first sighting a lease that is not to be seen in PostgreSQL is really over.
 func (w *witness) wait(l *Lease) time.Duration {
-	d := w.ttl + w.login + w.slack
-	if l.Gone {
-		d = w.gone
+	if l.Gone && l.Reserved == 0 {
+		return w.gone
 	}
-	if l.Reserved > 0 {
-		d += w.children
-	}
-	return d
+	return w.ttl + w.login + w.slack // also for child processes, which may outlive their parent but not its lease, see Reservation.Left
 }
 
 // early tells that PostgreSQL must not be asked yet. When Redis has forgotten, it has also forgotten which confirmations were at work: any
@@ -118,10 +113,6 @@ func (w *witness) look(asked time.Duration, r *Reply, visible map[string]backend
 		n := visible[l.Epoch].count
 		if n > 0 && asked-s.at >= w.overdue(l) {
 			end = append(end, l.Epoch)
-		}
-		if n > 0 && l.Reserved > 0 {
-			w.ended[l.Epoch] = sighting{at: asked, gone: s.gone} // its children live: they can open more
-			continue
 		}
 		if asked-s.at >= w.wait(l) && n < l.Granted {
 			list = append(list, Judgement{What: JudgeLeft, Epoch: l.Epoch, Count: n})

@@ -20,7 +20,13 @@ slots = math.max(slots, num(ARGV[9]))
 if num(ARGV[3]) < live * num(ARGV[4]) + 2 * slots then
   return { 'short', live, connections, min, serial, slots }
 end
-connections, min, serial = num(ARGV[3]), num(ARGV[4]), serial + 1
+connections, min = num(ARGV[3]), num(ARGV[4])
+-- Whatever a person decides counts more than a budget that was found, also one that was found anew after Redis had forgotten.
+if ARGV[7] == 'unset' then
+  serial = serial + 1
+else
+  serial = math.max(serial, 1) + 1
+end
 call('HSET', KEYS[1], 'cluster', ARGV[2], 'connections', text(connections), 'min', text(min), 'serial', text(serial),
   'set_by', ARGV[5], 'set_at', text(now), 'reason', ARGV[6], 'slots', text(slots))
 if ARGV[8] == 'new' and live == 0 and next(leases) == nil then

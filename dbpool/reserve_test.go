@@ -1,0 +1,216 @@
+package dbpool_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/queueville/queueville/dbpool"
+	"github.com/queueville/queueville/internal/redistest"
+)
+
+// reserve reserves n connections for a child.
+func (h *host) reserve(t *testing.T, n int) *dbpool.Reservation {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	res, err := h.Reserve(ctx, n, "ruby")
+	if err != nil {
+		t.Fatalf("%v; %s", err, h.Why(n+1))
+	}
+	return res
+}
+
+func release(t *testing.T, res *dbpool.Reservation) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := res.Release(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// childConn opens a connection as a child would, under the reservation's name.
+func childConn(t *testing.T, r *rig, res *dbpool.Reservation) *pgx.Conn {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(r.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.RuntimeParams["application_name"] = res.ApplicationName()
+	c, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.WithoutCancel(t.Context())) })
+	return c
+}
+
+// What children may open counts, and comes back when their connections are gone.
+func TestReservation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 12, 1)
+	w := r.watch(t)
+	h := r.host(t, "h", nil)
+	p := h.pool(t, "worker", 0)
+	res := h.reserve(t, 5)
+	if name := res.ApplicationName(); !strings.HasPrefix(name, "queueville/test/h/") || !strings.HasSuffix(name, "/ruby.1") || len(name) > 63 {
+		t.Errorf("PGAPPNAME = %q", name)
+	}
+	if left := res.Left(); left <= 0 || left > r.ttl*3/4 {
+		t.Errorf("connections may be opened for %v", left)
+	}
+	s, err := r.ledger.Snapshot(t.Context())
+	if err != nil || !slices.ContainsFunc(s.Leases, func(l dbpool.Lease) bool { return l.Reserved == 5 }) {
+		t.Errorf("the child starts before the ledger knows of it: %+v, %v", s.Leases, err)
+	}
+	l := busy(t, p, 20, "SELECT pg_sleep(0.01)")
+	eventually(t, 10*time.Second, "the rest is the pool's", func() bool { return h.Limit() == 10 && h.Stats().Open == 5 })
+	if got := h.Stats().Roles["ruby"].Reserved; got != 5 {
+		t.Errorf("reserved %d", got)
+	}
+	l.stop()
+	// The child: one of its connections is in a query when its process ends.
+	c, err := childConn(t, r, res).PgConn().Hijack() // pgx would ask the server to cancel it
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Frontend.SendQuery(&pgproto3.Query{String: "SELECT pg_sleep(2)"})
+	if err := c.Frontend.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the child is connected", func() bool {
+		var n int
+		return p.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND state = 'active'", res.ApplicationName()).Scan(&n) == nil && n == 1
+	})
+	_ = c.Conn.Close()
+	start := time.Now()
+	release(t, res)
+	if took := time.Since(start); took < 500*time.Millisecond {
+		t.Errorf("released after %v although its backend was in a query", took)
+	}
+	release(t, res) // again: nothing happens
+	if got := h.Stats().Roles["ruby"].Reserved; got != 0 {
+		t.Errorf("reserved %d after Release", got)
+	}
+	short, end := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer end()
+	if _, err := h.Reserve(short, 11, "ruby"); err == nil {
+		t.Error("more was reserved than there is")
+	}
+	w.check(t, 12)
+}
+
+// A child that waits gets its connections although others are busy with them; one that cannot have them holds up nobody.
+func TestReserveBesideBusyPools(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 12, 1)
+	h := r.host(t, "h", nil)
+	p := h.pool(t, "worker", 0)
+	l := busy(t, p, 30, "SELECT pg_sleep(0.02)")
+	eventually(t, 10*time.Second, "all are busy", func() bool { return h.Stats().Open == 10 })
+	first := h.reserve(t, 5)
+	before := l.done.Load()
+	eventually(t, 5*time.Second, "the pool goes on with the rest", func() bool { return l.done.Load() > before+100 })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	waits := make(chan error, 1)
+	go func() {
+		_, err := h.Reserve(ctx, 7, "ruby") // with the first one's, more than there is
+		waits <- err
+	}()
+	before = l.done.Load()
+	eventually(t, 900*time.Millisecond, "nobody is held up", func() bool { return l.done.Load() > before+60 })
+	if why := h.Why(8); !strings.Contains(why, "needs 8, and has 10, of these 5 for processes that run") {
+		t.Errorf("it waits because %q", why)
+	}
+	if err := <-waits; err == nil {
+		t.Error("more was reserved than there is")
+	}
+	l.stop()
+	release(t, first)
+}
+
+// When others need connections, or the budget is lowered, children are asked to end, and no more of them than is necessary.
+func TestReservationIsRecalled(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 22, 1)
+	w := r.watch(t)
+	h := r.host(t, "h", nil)
+	var all []*dbpool.Reservation
+	for range 3 {
+		all = append(all, h.reserve(t, 5))
+	}
+	r.setBudget(t, 15, 1) // 13 for two of them and one more
+	recalled := func(i int) bool {
+		select {
+		case <-all[i].Recalled():
+			return true
+		default:
+			return false
+		}
+	}
+	took := eventually(t, 10*time.Second, "the youngest is recalled", func() bool { return recalled(2) })
+	if took < r.ttl/3 || recalled(0) || recalled(1) {
+		t.Errorf("recalled after %v; the others: %v %v", took, recalled(0), recalled(1))
+	}
+	release(t, all[2])
+	other := r.host(t, "other", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	waits := make(chan error, 1)
+	go func() {
+		_, err := other.Reserve(ctx, 5, "ruby")
+		waits <- err
+	}()
+	eventually(t, 10*time.Second, "the second one is recalled for the other host", func() bool { return recalled(1) })
+	release(t, all[1])
+	if recalled(0) {
+		t.Error("the last one was recalled, too")
+	}
+	if err := <-waits; err != nil {
+		t.Errorf("the other host: %v; %s", err, other.Why(6))
+	}
+	release(t, all[0])
+	w.check(t, 22)
+}
+
+// Children hear of it before the lease has ended, also when Redis does not answer at all.
+func TestReservationIsLost(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := redistest.NewClient(server.Addr(), 0)
+	t.Cleanup(func() { _ = client.Close() })
+	r := newRigOn(t, client, 12, 1)
+	h := r.host(t, "h", nil)
+	res := h.reserve(t, 5)
+	select {
+	case <-res.Lost():
+		t.Fatal("lost at once")
+	default:
+	}
+	if err := server.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	select {
+	case <-res.Lost():
+	case <-time.After(r.ttl * 2):
+		t.Fatal("nobody was told")
+	}
+	if took := time.Since(start); took > r.ttl {
+		t.Errorf("told after %v with a lease of %v", took, r.ttl)
+	}
+	if res.Left() != 0 {
+		t.Error("connections may be opened all the same")
+	}
+	if err := server.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	release(t, res)
+}
