@@ -63,14 +63,26 @@ func doubt(a, b *watch) float64 {
 const (
 	fewEnds   = 20
 	leastSpan = 0.45 // seconds: ends that come in waves need two of them, and sensors need a moment
+	closeSpan = 1.0
 	spanWalls = 2.0
 	lastSpan  = 4.0 // seconds, unless the noise asks for more
 )
 
 // span is how long a step has to be watched.
 func (l *laneControl) span(v *Lane) float64 {
-	return min(max(leastSpan, spanWalls*l.wall(v)), lastSpan)
+	wall := l.wall(v)
+	if wall == 0 { // nothing has ended yet
+		return lastSpan
+	}
+	least := leastSpan
+	if !l.hunting { // small steps show less
+		least = closeSpan
+	}
+	return min(max(least, spanWalls*wall), lastSpan)
 }
+
+// patience is how long it is watched at most, while counting leaves it in doubt.
+func (l *laneControl) patience(v *Lane) float64 { return min(longestWatch, max(3, 4*l.span(v))) }
 
 // wall is how long a job takes, as far as is known.
 func (l *laneControl) wall(v *Lane) float64 {
@@ -171,7 +183,7 @@ func (l *laneControl) surprise(m *moment) {
 	off := math.Abs(is-was) / max(was, 1e-9)
 	wallWas, wallIs := l.ref.meanWall(), l.watch.meanWall()
 	slower := wallWas > 0 && wallIs > 0 && math.Abs(math.Log(wallIs/wallWas)) > math.Log(1+2*changed)
-	idler := m.host.Busy >= 0 && l.ref.busy/l.ref.span-l.watch.busy/l.watch.span > changed/2*m.host.Cores
+	idler := m.host.Busy >= 0 && l.ref.busy/l.ref.span-l.watch.busy/l.watch.span > changed*m.host.Cores
 	if off > max(changed, 3*doubt(&l.ref, &l.watch)) || slower && l.watch.done >= fewEnds || idler {
 		l.upPause, l.downPause = firstPause, firstPause
 		l.downAt = m.clock
@@ -213,12 +225,13 @@ func (l *laneControl) huntFactor(v *Lane) float64 {
 // aim is how far a step up goes: no further than there are processors, and a little.
 func (l *laneControl) aim(m *moment, v *Lane, factor, ceiling float64) float64 {
 	to := max(l.limit*factor, l.limit+1)
-	if v.CPU > 0 && m.spare >= 0 && v.Running > 0 {
-		spare := m.spare
+	w := &l.watch
+	if cpu := w.cpu / max(w.span, 1e-9); !w.blind && cpu > 0 && m.target > 0 {
+		spare := max(0, m.target-w.busy/w.span)
 		if v.Cores > 0 {
-			spare = min(spare, max(0, v.Cores-v.CPU))
+			spare = min(spare, max(0, v.Cores-cpu))
 		}
-		to = min(to, max(l.limit+1, 1.1*(l.limit+spare/(v.CPU/v.Running))))
+		to = min(to, max(l.limit+1, 1.1*l.limit*(1+spare/cpu)))
 	}
 	return min(to, ceiling)
 }
@@ -245,14 +258,16 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 			return
 		}
 		// While too little ends, or in doubt, it looks on.
-		few := l.watch.done < fewEnds && l.watch.span < min(longestWatch, 2*l.span(v))
-		if l.watch.span < l.span(v) || few || math.Abs(gain-leastGain*step) < 2*d && l.watch.span < min(longestWatch, 4*l.span(v)) {
+		few := l.watch.done < fewEnds && l.watch.span < l.patience(v)
+		if l.watch.span < l.span(v) || few || math.Abs(gain-leastGain*step) < 2*d && l.watch.span < l.patience(v) {
 			return
 		}
 	}
 	l.elastic = min(max(gain/max(step, 1e-9), 0), 1)
 	used := l.near(m, v) && l.used() > shows*l.cores(m, v)
-	if !inflated && (gain > max(leastGain*step, 2*d) || used && gain > leastGain/3*step) {
+	// A hunt that has seen hardly any job end has nothing to say against a step.
+	unseen := l.hunting && !slower && min(l.watch.done, l.ref.done) < fewEnds && l.limit <= 2*blindFactor*l.first
+	if !inflated && (gain > max(leastGain*step, 2*d) || used && gain > leastGain/3*step || unseen) {
 		l.upAt = m.clock
 		l.downAt = m.clock + l.downPause
 		l.factor = retreat
@@ -272,7 +287,7 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 // leap goes on with a hunt before the last step is confirmed, if nothing speaks against it: jobs that take seconds would make it last for
 // minutes. What was measured before the first leap remains the measure of all.
 func (l *laneControl) leap(m *moment, v *Lane, slower bool, ceiling float64) bool {
-	if !l.hunting || slower || l.leapt >= leaps || l.wall(v) > 0 && l.span(v) < leapSpan || l.watch.span < leapSpan || m.saturated(v) || m.scarce() != "" {
+	if !l.hunting || slower || l.leapt >= leaps || l.span(v) < leapSpan || l.watch.span < leapSpan || m.saturated(v) || m.scarce() != "" {
 		return false
 	}
 	if to := l.aim(m, v, l.huntFactor(v), ceiling); to > l.limit*try {
@@ -328,10 +343,10 @@ func (l *laneControl) judgeDown(c *Controller, m *moment, v *Lane) {
 	loss := 1 - is/max(was, 1e-9)
 	busy := m.host.Busy >= 0 && l.watch.busy >= stillFull*m.target*l.watch.span || v.Cores > 0 && !l.watch.blind && l.watch.cpu >= stillFull*v.Cores*l.watch.span
 	unused := l.near(m, v) && l.used() < -1.5*shows*l.cores(m, v)
-	if !busy && !unused && math.Abs(loss-leastLoss*step) < d && l.watch.span < min(longestWatch, 4*l.span(v)) {
+	if !busy && !unused && math.Abs(loss-leastLoss*step) < d && l.watch.span < l.patience(v) {
 		return
 	}
-	if busy || !unused && loss < leastLoss*step {
+	if busy && loss < step/2 || !unused && loss < leastLoss*step {
 		l.elastic, l.streak = 0, 0
 		l.downAt = m.clock
 		l.hunting = false
@@ -339,7 +354,7 @@ func (l *laneControl) judgeDown(c *Controller, m *moment, v *Lane) {
 		l.endStep(c, m, l.limit, "")
 		return
 	}
-	l.factor = retreat
+	l.factor, l.streak = retreat, 0
 	l.elastic = min(max(loss/max(step, 1e-9), 0), 1)
 	l.downAt = l.pause(m, &l.downPause)
 	l.endStep(c, m, l.from, "less cost something")
