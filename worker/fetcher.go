@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,7 @@ type fetcher struct {
 
 	wake     chan struct{} // an owned queue has something; capacity 1
 	awaiters []*awaiter    // one for each owned queue
+	open     []string      // queues that the last fetch could take something from; with foreign only
 
 	lookAfter time.Time     // no look at shared queues before this
 	lookPause time.Duration // the pause after the last look
@@ -121,7 +123,7 @@ func (f *fetcher) hungry() bool { return f.unread.Load() == 0 && f.lane.hungry()
 func (f *fetcher) allowance() int {
 	n := f.lane.free()
 	if f.foreign != nil {
-		n += f.foreign.Room()
+		n += most(f.foreign.Room(f.order()))
 	}
 	n = min(n, fetchBatch)
 	if f.limiter != nil {
@@ -150,7 +152,9 @@ func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 			if f.foreign == nil {
 				return session.Fetch(ctx, order, room)
 			}
-			return session.FetchWithin(ctx, order, room, f.foreign.limits(order, f.lane.free(), f.foreign.Room()))
+			names, limits := f.foreign.limits(order, f.lane.free(), f.foreign.Room(order))
+			f.open = names
+			return session.FetchWithin(ctx, names, room, limits)
 		})
 		if err != nil {
 			return 0, err
@@ -248,7 +252,9 @@ func (f *fetcher) waitForJobs(ctx context.Context) {
 		wait = min(wait, max(time.Until(f.lookAfter), time.Millisecond))
 	}
 	for _, a := range f.awaiters {
-		signal(a.arm)
+		if f.foreign == nil || slices.Contains(f.open, a.queue) { // one that there is no room for would wake us at once
+			signal(a.arm)
+		}
 	}
 	var room <-chan struct{}
 	if f.foreign != nil { // a queue may have been left alone for want of room

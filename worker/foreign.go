@@ -14,8 +14,8 @@ import (
 type Foreign interface {
 	// Run works until ctx ends, then ends what runs within the stop timeout, and returns when every job has been concluded.
 	Run(ctx context.Context) error
-	// Room is how many more jobs it wants now: about what can start soon.
-	Room() int
+	// Room is how many more jobs of each of these queues it wants now: about what could start soon if nothing came from the others.
+	Room(queues []string) []int
 	// Submit takes jobs in the order they should start. It never blocks, and takes more than Room if it has to.
 	Submit(jobs []ForeignJob)
 	// Withdraw takes back every job that has not started, in the order of Submit. Conclude is not called for them.
@@ -125,27 +125,47 @@ func (s *foreignSide) learn(all []*item) {
 	}
 }
 
-// limits says how much room there is for native and for foreign jobs, and how much of each a job of each queue is expected to need. Of a queue
-// of which nothing is known only a few are taken.
-func (s *foreignSide) limits(names []string, native, foreign int) queues.Limits {
+// limits says how much room there is for native and for foreign jobs, and how much of each a job of each queue is expected to need. rooms are
+// the engine's, queue by queue: one whose jobs compute must not be in the way of one whose jobs wait. Of a queue of which nothing is known only
+// a few are taken. names become those that something may be taken from: the others are not even looked at.
+func (s *foreignSide) limits(names []string, native int, rooms []int) ([]string, queues.Limits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := queues.Limits{Budgets: [2]float64{float64(native), float64(foreign)}, Costs: make([][2]float64, len(names)), Most: make([]int, len(names))}
+	l := queues.Limits{Budgets: [2]float64{float64(native), float64(most(rooms))}, Costs: make([][2]float64, len(names)), Most: make([]int, len(names))}
 	for i, q := range names {
 		share, known := s.shares[q]
 		l.Most[i] = fetchBatch
 		switch {
 		case !known:
-			l.Most[i] = min(firstTaste, max(1, foreign))
+			l.Most[i] = min(firstTaste, max(1, rooms[i]))
 		case share < littleShare && s.inHand < foreignPile:
 			l.Costs[i] = [2]float64{1, 0}
 		case share > 1-littleShare:
 			l.Costs[i] = [2]float64{0, share}
+			l.Most[i] = min(fetchBatch, rooms[i])
 		default:
 			l.Costs[i] = [2]float64{1 - share, share}
+			l.Most[i] = min(fetchBatch, int(float64(rooms[i])/share))
 		}
 	}
-	return l
+	open := names[:0]
+	for i, q := range names {
+		if l.Most[i] > 0 {
+			l.Costs[len(open)], l.Most[len(open)] = l.Costs[i], l.Most[i]
+			open = append(open, q)
+		}
+	}
+	l.Costs, l.Most = l.Costs[:len(open)], l.Most[:len(open)]
+	return open, l
+}
+
+// most is the room of the queue that has most.
+func most(rooms []int) int {
+	n := 0
+	for _, room := range rooms {
+		n = max(n, room)
+	}
+	return n
 }
 
 // held is how many of the worker's jobs Foreign has.

@@ -46,13 +46,16 @@ func (e *engine) Run(ctx context.Context) error {
 	return nil
 }
 
-func (e *engine) Room() int {
+func (e *engine) Room(names []string) []int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.quiet {
-		return 0
+	rooms := make([]int, len(names))
+	for i := range rooms {
+		if !e.quiet {
+			rooms[i] = max(0, e.slots-e.running-len(e.waiting))
+		}
 	}
-	return max(0, e.slots-e.running-len(e.waiting))
+	return rooms
 }
 
 func (e *engine) Submit(jobs []ForeignJob) {

@@ -55,7 +55,7 @@ type Config struct {
 
 	Threads     int           // -c: the ceiling of jobs at once in one process. Default 25
 	MinProcs    int           // processes kept even when there is nothing to do. Default 1
-	MaxProcs    int           // processes at most, but for a replacement's overlap. Default: the number of CPUs
+	MaxProcs    int           // processes at most, but for a replacement's overlap. Default: twice the number of CPUs, for Ruby jobs wait too
 	NoPreload   bool          // start every process by itself instead of forking it from a preloaded parent
 	MemoryLimit int64         // bytes of PSS above which a process is replaced; default 2 GiB, −1: none
 	MemoryKeep  int64         // bytes of the host's available memory below which no process is added; default 512 MiB, −1: none
@@ -66,8 +66,8 @@ type Config struct {
 	Look        time.Duration // between two looks at memory and at stuck jobs. Default 10 s
 	Stuck       StuckPolicy
 
-	DBPool    int                   // DB_POOL of every process; 0: as in the environment
-	PGAppName func(slot int) string // PGAPPNAME of the process in a slot (0 up to Slots−1); nil: as in the environment
+	DBPool      int         // DB_POOL of every process; 0: as in the environment
+	Connections Connections // lends each process, and the preloaded parent while it boots, the database connections it may open; nil: nobody counts them
 
 	Poison    Poison        // nil: deaths are counted in this process only
 	Leader    Leader        // nil: no process runs the cron scheduler
@@ -105,7 +105,7 @@ func (c *Config) fill() error {
 	}
 	setInt(&c.Threads, 25, 1, "threads")
 	setInt(&c.MinProcs, 1, 1, "processes at least")
-	setInt(&c.MaxProcs, max(c.MinProcs, runtime.NumCPU()), 1, "processes at most")
+	setInt(&c.MaxProcs, max(c.MinProcs, 2*runtime.GOMAXPROCS(0)), 1, "processes at most")
 	setTime(&c.StopTimeout, 25*time.Second, "stop timeout")
 	setTime(&c.BootTimeout, 5*time.Minute, "boot timeout")
 	setTime(&c.GrowAfter, time.Second, "grow after")

@@ -100,7 +100,7 @@ func (s *Supervisor) asked(l *line) {
 	switch {
 	case p.state == serving:
 		s.place(&e, now)
-		e.grown = s.room() > 0
+		e.grown = s.anyRoom()
 	case p.isQuiet:
 		p.dismiss(&e)
 	}
@@ -135,7 +135,7 @@ func (s *Supervisor) acknowledged(l *line, d done) error {
 	p.remove(r)
 	wall, cpu := time.Duration(d.wall)*time.Microsecond, time.Duration(d.cpu)*time.Microsecond
 	s.costs.note(r.job.Class, wall, cpu, (r.others+p.load)/2, now)
-	s.typical += shareWeight / 4 * (s.costs.share(r.job.Class) - s.typical)
+	s.learnTypical(r.job.Queue, s.costs.share(r.job.Class))
 	delete(s.abandoned, r.job.JID)
 	res := Result{Kind: Acked, Label: LabelDone, Failed: d.failed, Run: wall, CPU: cpu, DB: time.Duration(d.db) * time.Microsecond, PID: p.pid}
 	if d.failed {

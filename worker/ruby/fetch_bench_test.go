@@ -115,7 +115,7 @@ func ourCPU(b *testing.B, threads, n int) (ruby, worker time.Duration) {
 		left = n
 		r.mu.Unlock()
 		for len(jobs) > 0 {
-			if room := min(r.s.Room(), len(jobs)); room > 0 {
+			if room := min(r.s.Room([]string{"default"})[0], len(jobs)); room > 0 {
 				r.s.Submit(jobs[:room])
 				jobs = jobs[room:]
 			} else {

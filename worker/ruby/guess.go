@@ -69,7 +69,7 @@ func (s *Supervisor) learnFrom(p *process, since time.Time, used float64, now ti
 		if !s.costs.known(r.job.Class) {
 			s.costs.guess(r.job.Class, each, now)
 			p.weigh(r, s.costs.share(r.job.Class))
-			s.typical += shareWeight / 4 * (r.share - s.typical)
+			s.learnTypical(r.job.Queue, r.share)
 		}
 	}
 }

@@ -13,7 +13,7 @@ func TestRubyGrowsAndShrinks(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *Config) {
 		c.MaxProcs, c.ShrinkAfter = 2, 300*time.Millisecond
-		c.PGAppName = func(slot int) string { return fmt.Sprintf("qv-%d", slot) }
+		c.Connections = newLender(3)
 		c.DBPool = 7
 	})
 	r.ready(1)
@@ -77,7 +77,7 @@ func TestRubyQuiet(t *testing.T) {
 	if res := r.result("runs"); res.Kind != Acked {
 		t.Errorf("result of a job that ran = %+v", res)
 	}
-	if got := r.s.Room(); got != 0 {
+	if got := r.s.Room([]string{"default"})[0]; got != 0 {
 		t.Errorf("Room() = %d", got)
 	}
 	r.await("no process", func() bool { return len(r.s.Processes()) == 0 })

@@ -190,7 +190,7 @@ func TestGuess(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			s := &Supervisor{costs: newCosts(), typical: unknownShare}
+			s := &Supervisor{costs: newCosts(), typical: map[string]float64{}}
 			p := &process{jobs: map[uint64]*running{}}
 			begin := func(n uint64, class string, at time.Time) {
 				p.add(&running{job: Job{Class: class}, number: n, line: &line{}, share: s.costs.share(class)}, at)

@@ -22,7 +22,7 @@ func TestRubyRunsJobs(t *testing.T) {
 	modes(t, func(t *testing.T, noPreload bool) { //nolint:thelper // it is the test itself
 		r := newRig(t, func(c *Config) { c.NoPreload = noPreload })
 		r.ready(1)
-		if got := r.s.Room(); got < 1 {
+		if got := r.s.Room([]string{"default"})[0]; got < 1 {
 			t.Errorf("Room() of an idle process = %d", got)
 		}
 		jobs := []Job{job("Noop", "n1", "[]"), job("Nap", "nap", "[0.3]"), job("Spin", "spin", "[0.2]"), job("Fail", "fail", `["ü<>&"]`)}

@@ -30,18 +30,24 @@ type Supervisor struct {
 	zygote   *zygote
 	conns    map[net.Conn]struct{}
 	costs    *costs
-	typical  float64 // mean CPU share of what ran lately
-	number   uint64  // of the last job given out
+	typical  map[string]float64 // mean CPU share of what ran lately, by queue
+	number   uint64             // of the last job given out
 	quiet    bool
 	leadTill time.Time // until when this host runs the cron scheduler; zero: it does not
 
 	boots     boots
+	seats     seats
 	growSince time.Time // since when more processes are wanted; zero: they are not
 	spare     time.Time // since when fewer suffice
 	lookedAt  time.Time
 	abandoned map[string]int // jid → how often its thread ended or was killed without counting as a death
 	deaths    map[string][]time.Time
 }
+
+const (
+	typicalWeight = 0.1 // of one more job in a queue's mean share
+	maxQueues     = 256 // means remembered
+)
 
 type runState uint8
 
@@ -68,12 +74,13 @@ type Load struct {
 	Threads   int // of the processes that take jobs: jobs at once at most
 	Cron      bool
 	Problem   string // why no process can be booted at present; "" if none is known
+	Waits     string // why the next process waits for its database connections; "" if none does
 }
 
 // Process is one Ruby process, for status and for counting its database connections.
 type Process struct {
 	PID     int // 0 until it is known
-	Slot    int // below Slots: names the process's PGAPPNAME
+	Slot    int // below Slots
 	State   string
 	Running int
 	PSS     int64 // bytes, 0 if not known yet
@@ -87,7 +94,7 @@ func New(cfg Config) (*Supervisor, error) {
 	}
 	return &Supervisor{
 		cfg: cfg, wake: make(chan struct{}, 1), tokens: map[string]*process{}, conns: map[net.Conn]struct{}{}, costs: newCosts(),
-		typical: unknownShare, abandoned: map[string]int{}, deaths: map[string][]time.Time{},
+		typical: map[string]float64{}, abandoned: map[string]int{}, deaths: map[string][]time.Time{}, seats: seats{of: map[*process]*seat{}},
 	}, nil
 }
 
@@ -132,20 +139,81 @@ func (s *Supervisor) Run(ctx context.Context) error {
 // preloaded parent while it boots.
 func (s *Supervisor) Slots() int { return s.cfg.MaxProcs + 1 }
 
-// Room is how many more jobs Submit should get now: about what can start soon. It is 0 before a process is ready, when quiet, and
-// while enough jobs wait.
-func (s *Supervisor) Room() int {
+// Room is how many more jobs of each queue Submit should get now: about what can start soon. It is 0 before a process is ready, when quiet, and
+// while enough jobs wait. Jobs that compute leave room for jobs that wait, and the reverse: they wait for different things.
+func (s *Supervisor) Room(names []string) []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.room()
+	rooms := make([]int, len(names))
+	if s.quiet || s.state != runs {
+		return rooms
+	}
+	views := s.views(nil)
+	if len(views) == 0 {
+		return rooms
+	}
+	lines := s.lines()
+	for i, name := range names {
+		typical := s.typicalOf(name)
+		waiting := lines.heavy
+		if typical < lightShare {
+			waiting = lines.light
+		}
+		if lines.byQueue[name] > waiting { // a queue of both kinds
+			waiting = lines.byQueue[name]
+		}
+		rooms[i] = Room(waiting, views, typical)
+	}
+	return rooms
 }
 
-// room: mu is held.
-func (s *Supervisor) room() int {
+// anyRoom reports whether a job that waits, or else one that computes, would find room. mu is held.
+func (s *Supervisor) anyRoom() bool {
 	if s.quiet || s.state != runs {
-		return 0
+		return false
 	}
-	return Room(len(s.waiting), s.views(nil), s.typical)
+	lines, views := s.lines(), s.views(nil)
+	return Room(lines.light, views, 0) > 0 || Room(lines.heavy, views, 1) > 0
+}
+
+// lines counts what waits: jobs that compute, jobs that wait for others, and the jobs of each queue.
+type lines struct {
+	heavy, light int
+	byQueue      map[string]int
+}
+
+// lines: mu is held.
+func (s *Supervisor) lines() lines {
+	l := lines{byQueue: make(map[string]int, len(s.cfg.Queues)+1)}
+	for _, w := range s.waiting {
+		if s.costs.share(w.job.Class) < lightShare {
+			l.light++
+		} else {
+			l.heavy++
+		}
+		l.byQueue[w.job.Queue]++
+	}
+	return l
+}
+
+// typicalOf is the mean CPU share of what came from a queue lately. mu is held.
+func (s *Supervisor) typicalOf(queue string) float64 {
+	if share, ok := s.typical[queue]; ok {
+		return share
+	}
+	return unknownShare
+}
+
+// learnTypical takes one more share into a queue's mean. mu is held.
+func (s *Supervisor) learnTypical(queue string, share float64) {
+	old, known := s.typical[queue]
+	if !known {
+		if len(s.typical) >= maxQueues {
+			clear(s.typical)
+		}
+		old = unknownShare
+	}
+	s.typical[queue] = old + typicalWeight*(share-old)
 }
 
 // views are the processes that take jobs; index, if not nil, gets which they are. mu is held.
@@ -220,7 +288,7 @@ func (s *Supervisor) Quiet() {
 func (s *Supervisor) Load() Load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := Load{Waiting: len(s.waiting), Problem: s.boots.problem}
+	l := Load{Waiting: len(s.waiting), Problem: s.boots.problem, Waits: s.seats.problem}
 	for _, p := range s.procs {
 		l.Running += len(p.jobs)
 		switch p.state {
