@@ -20,6 +20,7 @@ func (s *Supervisor) processEnded(p *process, status exit, err error) {
 	p.state = ended
 	s.procs = slices.DeleteFunc(s.procs, func(q *process) bool { return q == p })
 	delete(s.tokens, p.token)
+	s.unseat(p)
 	jobs := make([]*running, 0, len(p.jobs))
 	for _, r := range p.jobs {
 		jobs = append(jobs, r)
@@ -92,6 +93,7 @@ const stopSlack = 8 * time.Second
 
 // attend ends what has to end now. mu is held.
 func (s *Supervisor) attend(e *effects, now time.Time) {
+	s.attendSeats(now)
 	for _, p := range slices.Clone(s.procs) {
 		s.collectAbandoned(e, p, now)
 		if s.state == stopping && p.termAt.IsZero() {

@@ -7,6 +7,7 @@ require "English"
 require_relative "line"
 require_relative "fetch"
 require_relative "watch"
+require_relative "connections"
 require_relative "cron"
 require_relative "zygote"
 
@@ -15,6 +16,7 @@ module Queueville
     def main
       $stdout.sync = true
       $stderr.sync = true
+      Connections.lend
       require "sidekiq/cli"
       cli = Sidekiq::CLI.instance
       with_seed { cli.parse(ARGV.dup) }

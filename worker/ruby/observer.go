@@ -24,10 +24,12 @@ const (
 	EndingReplaced = "replaced" // over its memory limit, or told to be quiet by somebody else
 	EndingStopped  = "stopped"  // we stop
 	EndingStuck    = "stuck"    // killed for a stuck job
-	EndingCron     = "cron"     // it ran the cron scheduler and the leadership was lost
-	EndingSilent   = "silent"   // killed: it did not boot or did not answer in time
-	EndingCrashed  = "crashed"  // by itself: a signal that was not ours, or an exit
-	EndingUnknown  = "unknown"  // its parent died, so its exit status is not known
+	// EndingConnections: its database connections were lost, or are needed by others.
+	EndingConnections = "connections"
+	EndingCron        = "cron"    // it ran the cron scheduler and the leadership was lost
+	EndingSilent      = "silent"  // killed: it did not boot or did not answer in time
+	EndingCrashed     = "crashed" // by itself: a signal that was not ours, or an exit
+	EndingUnknown     = "unknown" // its parent died, so its exit status is not known
 )
 
 // NoObserver does nothing.

@@ -3,8 +3,10 @@ package ruby
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,11 +28,12 @@ func TestRubyRailsApplication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := newLender(3)
 	r := newRig(t, func(c *Config) {
 		c.Command = command
 		c.Queues = []string{"default", "push", "ingress", "mailers", "pull", "scheduler"}
 		c.MinProcs, c.MaxProcs, c.DBPool = 2, 2, 6
-		c.PGAppName = func(slot int) string { return fmt.Sprintf("queueville-%d", slot) }
+		c.Connections = l
 	})
 	r.ready(2)
 	mix := app.NewMix(1, rubyapp.Share{Class: rubyapp.Processing, Parts: 4}, rubyapp.Share{Class: rubyapp.FeedInsert, Parts: 2},
@@ -72,8 +75,24 @@ func TestRubyRailsApplication(t *testing.T) {
 	}
 	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // only read
 	var names, most int
-	err = conn.QueryRow(t.Context(), `SELECT count(*), coalesce(max(n), 0) FROM (SELECT count(*) n FROM pg_stat_activity WHERE application_name ~ '^queueville-[0-9]$' GROUP BY application_name) a`).Scan(&names, &most)
+	err = conn.QueryRow(t.Context(), `SELECT count(*), coalesce(max(n), 0) FROM (SELECT count(*) n FROM pg_stat_activity WHERE application_name ~ '^qv-[0-9]$' GROUP BY application_name) a`).Scan(&names, &most)
 	if err != nil || names != 2 || most > 6 {
 		t.Errorf("%d processes have connections, at most %d each, %v", names, most, err)
+	}
+	var others int // the preloaded parent has closed its own
+	err = conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database() AND application_name !~ '^qv-[0-9]$'`).Scan(&others)
+	if err != nil || others != 0 {
+		t.Errorf("%d connections without a name, %v", others, err)
+	}
+	address, err := url.Parse(app.DatabaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	password, _ := address.User.Password()
+	for pid := range pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || len(text) == 0 || strings.Contains(string(text), password) {
+			t.Errorf("the process list shows %q, %v", strings.ReplaceAll(string(text), password, "PASSWORD"), err)
+		}
 	}
 }

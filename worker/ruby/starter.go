@@ -41,22 +41,27 @@ func (s *Supervisor) start(cron bool, now time.Time) {
 		return
 	}
 	preload := !s.cfg.NoPreload && !s.boots.noPreload
-	if preload && (s.zygote == nil || s.zygote.state != zygoteReady) {
-		if s.zygote == nil {
-			s.startZygote(now)
-		}
+	if preload && s.zygote != nil && s.zygote.state != zygoteReady {
 		return // it is started when the parent is there
 	}
 	slot := s.freeSlot()
-	if slot < 0 {
+	if slot < 0 || !s.seated(cron, now) {
+		return
+	}
+	if preload && s.zygote == nil {
+		s.startZygote(now)
 		return
 	}
 	p := &process{token: newToken(), slot: slot, cron: cron, boot: now, lines: map[*line]struct{}{}, jobs: map[uint64]*running{}}
 	p.out = &output{log: s.cfg.Log, pid: func() int { return s.pidOf(p) }}
-	if preload {
-		s.fork(p)
-	} else {
+	st := s.sit(p.token, now)
+	if st != nil {
+		s.seats.of[p] = st
+	}
+	if !preload {
 		s.startPlain(p)
+	} else if !s.fork(p) {
+		s.unseat(p)
 	}
 }
 
@@ -127,12 +132,10 @@ func (s *Supervisor) command(mode, token string, env map[string]string) *exec.Cm
 	return cmd
 }
 
-// envOf is what differs from process to process.
+// envOf is what differs from process to process. mu is held.
 func (s *Supervisor) envOf(p *process) map[string]string {
 	env := map[string]string{}
-	if s.cfg.PGAppName != nil {
-		env["PGAPPNAME"] = s.cfg.PGAppName(p.slot)
-	}
+	s.seats.of[p].env(env)
 	return env
 }
 

@@ -41,7 +41,10 @@ func (s *Supervisor) startZygote(now time.Time) {
 		return z.pid
 	}}
 	s.zygote = z
-	cmd := s.command("zygote", z.token, nil)
+	env := map[string]string{}
+	s.seats.parent = s.sit(z.token, now)
+	s.seats.parent.env(env)
+	cmd := s.command("zygote", z.token, env)
 	s.wg.Go(func() {
 		started := func(pid int) {
 			s.mu.Lock()
@@ -61,6 +64,7 @@ func (s *Supervisor) zygoteEnded(z *zygote, status exit, err error) {
 	z.state = zygoteEnded
 	if s.zygote == z {
 		s.zygote = nil
+		s.unseatParent()
 	}
 	if z.conn != nil {
 		_ = z.conn.Close()
@@ -84,21 +88,22 @@ func (s *Supervisor) zygoteEnded(z *zygote, status exit, err error) {
 	s.nudge()
 }
 
-// fork asks the zygote for a child. mu is held.
-func (s *Supervisor) fork(p *process) {
+// fork asks the zygote for a child, and tells whether that was possible. mu is held.
+func (s *Supervisor) fork(p *process) bool {
 	z := s.zygote
 	order, err := json.Marshal(forkOrder{Token: p.token, Env: s.envOf(p), Queues: s.queuesOf(p.cron), Cron: p.cron})
 	if err != nil {
-		return // strings
+		return false // strings
 	}
 	_ = z.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	if _, err := z.conn.Write(appendFrame(nil, 'F', string(order))); err != nil {
 		_ = z.conn.Close() // it ends with that
-		return
+		return false
 	}
 	p.parent = z
 	s.procs = append(s.procs, p)
 	s.tokens[p.token] = p
+	return true
 }
 
 // serveZygote reads what the preloaded parent says.
@@ -138,6 +143,7 @@ func (s *Supervisor) preloaded(z *zygote) {
 	s.mu.Lock()
 	if z.state == zygoteBooting {
 		z.state = zygoteReady
+		s.unseatParent()
 		s.cfg.Log.Info("ruby application preloaded", slog.Int("pid", z.pid), slog.Float64("boot_s", time.Since(z.boot).Seconds()))
 	}
 	s.mu.Unlock()

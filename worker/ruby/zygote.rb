@@ -22,6 +22,8 @@ module Queueville
       @cli.send(:boot_application)
       Queueville.measure_database
       settle
+      disconnect
+      Connections.give_up
       @wake, wake = IO.pipe
       trap("CLD") { wake.write_nonblock(".", exception: false) }
       %w[INT TERM HUP TSTP TTIN USR1 USR2].each { |signal| trap(signal, "IGNORE") }

@@ -11,6 +11,6 @@ module Database
 end
 
 prepared = ENV.fetch("PREPARED_STATEMENTS", "true") == "true"
-ActiveRecord::Base.establish_connection(url: ENV.fetch("DATABASE_URL"), pool: Database.pool, prepared_statements: prepared, checkout_timeout: 15)
+ActiveRecord::Base.establish_connection(url: ENV.fetch("DATABASE_URL"), pool: Database.pool, prepared_statements: prepared, checkout_timeout: 15, application_name: "") # as Mastodon's database.yml
 ActiveRecord::Base.logger = nil
 Rails.application.executor.to_complete { ActiveRecord::Base.connection_handler.clear_active_connections! }
