@@ -17,6 +17,7 @@ const (
 	highMemory       = 0.10 // memory pressure
 	memoryShare      = 0.05 // of all memory to keep available, unless configured
 	leastMemory      = 256 << 20
+	hungry           = 0.9 // of its share of the processors: a lane with less may grow at the cost of the others
 	longestStep      = 5.0 // seconds; after a longer one nothing measured is worth anything
 	maxLimit         = 1_000_000
 )
@@ -123,19 +124,59 @@ func (c *Controller) Step(now time.Time, host Host, views []Lane) []Decision {
 	c.clock += min(max(dt, 0), longestStep)
 
 	m := c.moment(host.clean(), dt, usable)
+	given := make([]Lane, len(c.lanes))
+	seen := make([]bool, len(c.lanes))
+	for i, l := range c.lanes {
+		given[i] = Lane{Name: l.cfg.Name}.clean()
+		for j := range views {
+			if views[j].Name == l.cfg.Name {
+				given[i], seen[i] = views[j].clean(), true
+			}
+		}
+	}
+	c.share(&m, given)
 	decisions := make([]Decision, len(c.lanes))
 	for i, l := range c.lanes {
 		was := l.slots()
-		view := Lane{Name: l.cfg.Name}.clean()
-		for j := range views {
-			if views[j].Name == l.cfg.Name {
-				view = views[j].clean()
-				l.step(c, &m, &view)
-			}
+		if seen[i] {
+			l.step(c, &m, &given[i])
 		}
-		decisions[i] = l.decision(&m, &view, was)
+		decisions[i] = l.decision(&m, &given[i], was)
 	}
 	return decisions
+}
+
+// share says what part of the processors each of the lanes that compete for them may claim: what others and lanes with enough slots leave,
+// by weight. A lane that has less is hungry, and grows although processors are in use; one that has more makes way for it.
+func (c *Controller) share(m *moment, views []Lane) {
+	left, weights, competing := m.target-max(0, m.host.Busy-m.host.Ours), 0.0, 0
+	for i := range views {
+		v := &views[i]
+		c.lanes[i].fair, c.lanes[i].hungry = Unknown, false
+		if m.target < 0 || m.host.Ours < 0 || v.CPU < 0 {
+			return
+		}
+		if v.Full >= demandFull {
+			weights += v.Weight
+			competing++
+		} else {
+			left -= v.CPU
+		}
+	}
+	if competing < 2 {
+		return
+	}
+	left = max(left, 0)
+	for i := range views {
+		l, v := c.lanes[i], &views[i]
+		if v.Full < demandFull {
+			continue
+		}
+		l.fair = left * v.Weight / weights
+		if l.hungry = v.CPU < hungry*l.fair && (v.Cores <= 0 || v.CPU < full*v.Cores); l.hungry {
+			m.hungry++
+		}
+	}
 }
 
 // Limit is a lane's limit now; 0 for a lane that there is not.
@@ -167,6 +208,7 @@ type moment struct {
 	over   float64 // cores in use beyond the target, at most what we may be asked to give back; 0 if not known
 	spare  float64 // cores not in use below the target; Unknown
 	keep   float64 // bytes of memory to keep available
+	hungry int     // lanes that have less than their share of the processors
 }
 
 func (c *Controller) moment(h Host, dt float64, usable bool) moment {

@@ -13,7 +13,7 @@ func (l *laneControl) decision(m *moment, v *Lane, was int) Decision {
 	switch l.bound {
 	case ByDemand:
 		d.Value, d.Gain = v.Running, 0
-	case ByCPU, ByOthers, ByPressure, ByQuota:
+	case ByCPU, ByOthers, ByLanes, ByPressure, ByQuota:
 		d.Unit = "core"
 		d.Value = m.host.Busy
 		if m.host.Busy >= 0 {
@@ -25,9 +25,7 @@ func (l *laneControl) decision(m *moment, v *Lane, was int) Decision {
 		if l.bound == ByPressure {
 			d.Value = m.host.Pressure
 		}
-		if v.CPU > 0 {
-			d.Gain = l.rate / v.CPU
-		}
+		d.Gain = per(l.rate, v.CPU)
 	case ByMemory:
 		d.Unit, d.Value = "GiB", m.host.MemoryAvailable
 	case ByGain:
@@ -42,11 +40,16 @@ func (l *laneControl) decision(m *moment, v *Lane, was int) Decision {
 
 // likeOthers is what one more slot would do if it did what the others do.
 func (l *laneControl) likeOthers(v *Lane) float64 {
-	if v.Running <= 0 {
+	if l.elastic >= 0 {
+		return per(l.rate*l.elastic, v.Running)
+	}
+	return per(l.rate, v.Running)
+}
+
+// per is a quotient, Unknown where there is next to nothing to divide by.
+func per(jobs, of float64) float64 {
+	if of < 1e-6 {
 		return Unknown
 	}
-	if l.elastic >= 0 {
-		return l.rate * l.elastic / v.Running
-	}
-	return l.rate / v.Running
+	return jobs / of
 }

@@ -12,6 +12,7 @@ const (
 	hunt        = 2.0  // factor of a step while the lane is far from its limit
 	huntFast    = 4.0  // the same when demand and cost say that it is very far
 	try         = 1.25 // factor of a step near it
+	tryMost     = 1.4  // the same where counting is so noisy that less would show nothing
 	retreat     = 0.85 // factor of a step down; squared after one that cost nothing, and so on, to
 	retreatMost = 0.6
 	leapSpan    = 0.7 // seconds between two steps of a hunt that nothing speaks against
@@ -30,6 +31,8 @@ const (
 
 	brake       = 0.8 // factor for pressure that says only that there is some
 	strongest   = 0.5 // factor of one step at most
+	overBrake   = 1.5 // what is over the target is taken back and a half more, for what others could not take shows nowhere
+	makeWay     = 0.9 // factor of a step for the sake of another lane
 	brakeEvery  = 0.5 // seconds between two brakes of the first kind
 	changed     = 0.25
 	demandFull  = 0.5 // share of the time
@@ -80,6 +83,8 @@ type laneControl struct {
 	peaks              [peakBuckets]float64
 	peakAt             float64
 	rate               float64 // jobs a second, lately
+	fair               float64 // cores that it may claim while lanes compete; Unknown
+	hungry             bool    // has less
 	bound              Bound
 	why                string
 }
@@ -209,7 +214,7 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 		}
 	}
 	if m.over > 0.01*h.Cores && h.Ours > 0 {
-		press(1-m.over/h.Ours, ByOthers)
+		press(1-overBrake*m.over/h.Ours, ByOthers)
 	} else if m.over > 0.01*h.Cores && h.Ours < 0 {
 		press(m.target/h.Busy, ByCPU)
 	}
@@ -219,6 +224,8 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 			press(brake, ByMemory)
 		case h.Throttled > highThrottled:
 			press(max(brake, 1-h.Throttled), ByQuota)
+		case m.hungry > 0 && !l.hungry && l.fair > 0 && v.CPU > l.fair && m.saturated(v):
+			press(max(makeWay, l.fair/v.CPU), ByLanes)
 		case h.Pressure > highPressure && m.others > activeOthers && h.Ours > c.cfg.MinShare*h.Cores:
 			press(brake, ByPressure)
 		}

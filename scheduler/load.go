@@ -39,6 +39,7 @@ type Lane struct {
 	Arrivals float64 // jobs a second that come in for it; Unknown
 	Backlog  float64 // jobs that wait for it, in Redis and here; Unknown
 	Goal     Goal    // the tightest one of what waits; zero: DefaultGoal
+	Weight   float64 // of its claim to processors when lanes compete for them; Unknown or 0: 1
 
 	Caps []Cap // what else bounds it now
 }
@@ -59,6 +60,7 @@ const (
 	ByGain     Bound = "no gain"          // more at once brought nothing more done; what limits it is outside (a remote service, a lock, one thread)
 	ByCPU      Bound = "cpu"              // processors are in use
 	ByOthers   Bound = "cpu of others"    // processors are in use, and others use them too: they come first
+	ByLanes    Bound = "cpu of lanes"     // processors are in use, and another lane has not got its share of them
 	ByPressure Bound = "cpu pressure"     // others wait for processors
 	ByQuota    Bound = "cpu quota"        // the cgroup is being throttled
 	ByMemory   Bound = "memory"           // memory is short
@@ -67,9 +69,11 @@ const (
 	ByThreads  Bound = "ruby threads"     // processes × threads
 )
 
+const absurd = 1e15 // more than a petabyte
+
 // known makes every number that is no measurement Unknown.
 func known(v float64) float64 {
-	if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
+	if math.IsNaN(v) || v < 0 || v > absurd {
 		return Unknown
 	}
 	return v
@@ -96,6 +100,10 @@ func (v Lane) clean() Lane {
 	}
 	v.Full = min(v.Full, 1)
 	v.CPU, v.Arrivals, v.Backlog = known(v.CPU), known(v.Arrivals), known(v.Backlog)
+	if v.Weight = known(v.Weight); v.Weight <= 0 {
+		v.Weight = 1
+	}
+	v.Weight = min(max(v.Weight, 0.01), 100)
 	if v.Goal <= 0 {
 		v.Goal = DefaultGoal
 	}

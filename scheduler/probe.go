@@ -140,7 +140,7 @@ func (l *laneControl) consider(c *Controller, m *moment, v *Lane, ceiling float6
 	if l.watch.span < l.span(v) {
 		return
 	}
-	saturated := m.saturated(v)
+	saturated := m.saturated(v) && !l.hungry
 	l.surprise(m)
 	if l.watch.span > longestWatch {
 		l.ref, l.refAt, l.watch = l.watch, l.limit, watch{}
@@ -206,7 +206,7 @@ func (l *laneControl) growing(c *Controller, m *moment, v *Lane, ceiling float64
 		}
 		return
 	}
-	factor := min(hunt, max(math.Pow(try, 1+l.streak), 1+4*d))
+	factor := max(min(hunt, math.Pow(try, 1+l.streak)), min(tryMost, 1+4*d))
 	if l.hunting {
 		factor = l.huntFactor(v)
 	}
@@ -226,7 +226,7 @@ func (l *laneControl) huntFactor(v *Lane) float64 {
 func (l *laneControl) aim(m *moment, v *Lane, factor, ceiling float64) float64 {
 	to := max(l.limit*factor, l.limit+1)
 	w := &l.watch
-	if cpu := w.cpu / max(w.span, 1e-9); !w.blind && cpu > 0 && m.target > 0 {
+	if cpu := w.cpu / max(w.span, 1e-9); !w.blind && cpu > 0 && m.target > 0 && !l.hungry {
 		spare := max(0, m.target-w.busy/w.span)
 		if v.Cores > 0 {
 			spare = min(spare, max(0, v.Cores-cpu))
@@ -265,13 +265,16 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 	}
 	l.elastic = min(max(gain/max(step, 1e-9), 0), 1)
 	used := l.near(m, v) && l.used() > shows*l.cores(m, v)
-	// A hunt that has seen hardly any job end has nothing to say against a step.
-	unseen := l.hunting && !slower && min(l.watch.done, l.ref.done) < fewEnds && l.limit <= 2*blindFactor*l.first
-	if !inflated && (gain > max(leastGain*step, 2*d) || used && gain > leastGain/3*step || unseen) {
+	// A hunt gets the benefit of the doubt: taken back too early it would go on in small steps and pauses.
+	unseen := l.hunting && min(l.watch.done, l.ref.done) < fewEnds && !slower && l.limit <= 2*blindFactor*l.first
+	doubtful := l.hunting && gain > max(0, leastGain*step-d)
+	if !inflated && (gain > max(leastGain*step, 2*d) || used && gain > leastGain/3*step || unseen || doubtful) {
 		l.upAt = m.clock
 		l.downAt = m.clock + l.downPause
 		l.factor = retreat
-		l.streak++
+		if l.streak++; l.elastic < 0.5 { // near the end of the gain
+			l.streak = 0
+		}
 		l.endStep(c, m, l.limit, "")
 		return
 	}
