@@ -29,7 +29,7 @@ const (
 	firstFor    = 3 * time.Second
 	watchEvery  = 250 * time.Millisecond
 	lookEvery   = time.Second
-	goneAfter   = 2 * time.Second // what a process that is gone had sent last has arrived
+	goneAfter   = 2 * time.Second  // what a process that is gone had sent last has arrived
 	loginWait   = 60 * time.Second // PostgreSQL's default of authentication_timeout
 	lookBackOff = 10 * time.Second
 	clockSlack  = 2 * time.Second

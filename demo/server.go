@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/queueville/queueville/dbpool"
 	"github.com/queueville/queueville/internal/synthca"
 	"github.com/queueville/queueville/internal/throwaway"
 	"github.com/queueville/queueville/loadtest"
@@ -174,7 +175,16 @@ func (s *site) fill(ctx context.Context, secrets mastodondata.Secrets) error {
 		cfg.Remotes = append(cfg.Remotes, mastodondata.Remote{Origin: s.fedi.Origin(s.world.Hosts[i].Name), Followers: 2})
 	}
 
-	return errors.Join(mastodondata.Write(ctx, conn, cfg, s.data), conn.Close(ctx))
+	return errors.Join(mastodondata.Write(ctx, conn, cfg, s.data), conn.Close(ctx), s.storeBudget(ctx))
+}
+
+// connections is the budget of the demo's workers, on a PostgreSQL of a hundred.
+const connections = 60
+
+// storeBudget vouches that no worker has been running, so that nobody waits for PostgreSQL to show it.
+func (s *site) storeBudget(ctx context.Context) error {
+	_, err := dbpool.NewLedger(s.client, "", domain).SetBudget(ctx, dbpool.Budget{Connections: connections, MinPerHost: 5, SetBy: "demo"}, dbpool.SetOptions{NewCluster: true})
+	return err
 }
 
 // writeFiles writes what a worker finds in Mastodon's directory.

@@ -30,7 +30,6 @@ import (
 // budgetOptions are what `budget` and `budget set` share.
 type budgetOptions struct {
 	*sidecar.Options
-	cluster     string
 	units, also []string
 	headRoom    int
 	asJSON      bool
@@ -72,7 +71,7 @@ Nothing is changed. queueville budget set stores a budget for the cluster.`,
 	f.StringArrayVar(&opts.also, "also", nil, "what another host runs, as in the examples: `TEXT` (repeat)")
 	f.IntVar(&opts.headRoom, "head-room", opts.headRoom, "connections to keep free (default: 5 %, at least 5)")
 	f.Lookup("head-room").DefValue = "0" // not shown
-	f.StringVar(&opts.cluster, "cluster", "", "`NAME` of the workers that share the budget (default: LOCAL_DOMAIN)")
+	f.StringVar(&opts.Cluster, "cluster", "", "`NAME` of the workers that share the budget (default: LOCAL_DOMAIN)")
 	f.BoolVar(&opts.asJSON, "json", false, "as one JSON object")
 	cmd.AddCommand(newBudgetSet(io, opts))
 	return cmd
@@ -149,7 +148,7 @@ func readBudget(ctx context.Context, io stdio, opts *budgetOptions) (*budgetStat
 	if err != nil {
 		return nil, withoutHint(configError(err))
 	}
-	st := &budgetState{client: client, ledger: dbpool.NewLedger(client, conn.Config.Namespace, cmp.Or(opts.cluster, conn.Config.LocalDomain, "mastodon"))}
+	st := &budgetState{client: client, ledger: dbpool.NewLedger(client, conn.Config.Namespace, sidecar.ClusterName(opts.Cluster, conn.Config))}
 	host, _ := os.Hostname()
 	cfg := budgetsum.Config{
 		Mastodon: opts.Mastodon, Environ: io.environ, Host: cmp.Or(host, "localhost"), Units: opts.units, Also: opts.also, HeadRoom: opts.headRoom,

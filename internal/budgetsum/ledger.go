@@ -35,7 +35,7 @@ func storedOf(b dbpool.Budget) *Stored {
 	return &Stored{Connections: b.Connections, MinPerHost: b.MinPerHost, SetBy: b.SetBy, SetAt: b.SetAt, Reason: b.Reason}
 }
 
-// ReadRunning lists the Sidekiq processes of Ruby that run on any host.
+// ReadRunning lists the Sidekiq processes of Ruby that run on any host by themselves. Those of our workers are in the workers' leases.
 func ReadRunning(ctx context.Context, store *queues.Store) ([]RubyProcess, error) {
 	s, err := status.Read(ctx, store)
 	if err != nil {
@@ -43,7 +43,7 @@ func ReadRunning(ctx context.Context, store *queues.Store) ([]RubyProcess, error
 	}
 	var out []RubyProcess
 	for i := range s.Processes {
-		if p := &s.Processes[i]; p.Worker == nil {
+		if p := &s.Processes[i]; p.Worker == nil && !p.Supervised() {
 			out = append(out, RubyProcess{Host: p.Hostname, Concurrency: p.Concurrency})
 		}
 	}

@@ -22,12 +22,16 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/queueville/queueville/dbpool"
 	"github.com/queueville/queueville/internal/pgtest"
 	"github.com/queueville/queueville/internal/redistest"
 	"github.com/queueville/queueville/internal/synthca"
 	"github.com/queueville/queueville/loadtest/fediverse"
 	"github.com/queueville/queueville/loadtest/mastodondata"
 )
+
+// Budget is how many database connections the workers of a new Server have together.
+const Budget = 60
 
 // accounts is how many local accounts can sign; on 4.7 half of them have their key encrypted.
 const accounts = 4
@@ -96,10 +100,19 @@ func New(tb testing.TB, hosts ...fediverse.Host) *Server {
 	s.WriteEnv(tb, "LOCAL_DOMAIN=local.test", "REDIS_URL="+s.RedisURL, "DATABASE_URL="+s.DatabaseURL, "ALLOWED_PRIVATE_ADDRESSES=127.0.0.0/8",
 		"ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY="+secrets.PrimaryKey, "ACTIVE_RECORD_ENCRYPTION_DETERMINISTIC_KEY="+secrets.DeterministicKey,
 		"ACTIVE_RECORD_ENCRYPTION_KEY_DERIVATION_SALT="+secrets.KeyDerivationSalt)
+	s.SetBudget(tb, Budget)
 	version := filepath.Join(s.Dir, "lib", "mastodon")
 	must(tb, os.MkdirAll(version, 0o700))
 	must(tb, os.WriteFile(filepath.Join(version, "version.rb"), []byte("MAJOR = 4\nMINOR = 7\nPATCH = 0\n"), 0o600))
 	return s
+}
+
+// SetBudget stores how many database connections all workers of this server have together, and that nobody has any yet.
+func (s *Server) SetBudget(tb testing.TB, connections int) {
+	tb.Helper()
+	_, err := dbpool.NewLedger(s.Redis, "", "local.test").SetBudget(tb.Context(), dbpool.Budget{Connections: connections, MinPerHost: 2, SetBy: "test"},
+		dbpool.SetOptions{NewCluster: true})
+	must(tb, err)
 }
 
 // WriteEnv writes .env.production anew.

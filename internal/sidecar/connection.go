@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -98,22 +97,20 @@ func problemf(name, hint, format string, args ...any) mastodonenv.Problem {
 // servers are all the servers a worker talks to.
 type servers struct {
 	sidekiq, base, cache redis.UniversalClient
-	db                   *dbpool.Pool
+	db                   *database
 }
 
 func (s *servers) close() {
+	_ = s.db.close() // first: the lease is given back through Redis; without an answer it ends by itself
 	for _, c := range []redis.UniversalClient{s.sidekiq, s.base, s.cache} {
 		if c != nil {
 			_ = c.Close()
 		}
 	}
-	if s.db != nil {
-		s.db.Close()
-	}
 }
 
-// openServers opens, without connecting, every server that cfg names.
-func openServers(ctx context.Context, cfg *mastodonenv.Config, opts *Options, blocking int) (*servers, []mastodonenv.Problem) {
+// openServers opens, without connecting, every Redis that cfg names. The database is opened by probe: how, is written in Redis.
+func openServers(cfg *mastodonenv.Config, blocking int) (*servers, []mastodonenv.Problem) {
 	s := &servers{}
 	var problems []mastodonenv.Problem
 	open := func(where mastodonenv.Redis, pool, readBuffer int) redis.UniversalClient {
@@ -127,14 +124,6 @@ func openServers(ctx context.Context, cfg *mastodonenv.Config, opts *Options, bl
 	s.sidekiq = open(cfg.Sidekiq, 12+blocking, 96<<10) // a fetch of a hundred jobs is one reply
 	s.base = open(cfg.Redis, 8, 0)
 	s.cache = open(cfg.Cache, 4, 0)
-	host, _ := os.Hostname()
-	db, err := dbpool.Open(ctx, dbpool.Config{
-		DSN: cfg.Postgres.DSN(), Role: "worker", Hostname: host, MaxConns: opts.DBConnections, NoPrepare: !cfg.PreparedStatements,
-	})
-	if err != nil {
-		problems = append(problems, problemf(cfg.Postgres.Source, "", "%v", err))
-	}
-	s.db = db
 	return s, problems
 }
 
@@ -147,7 +136,7 @@ func wrong(problems []mastodonenv.Problem, prefixes ...string) bool {
 }
 
 // probe asks every server that could be opened whether it is there and fit, all at once; those that known problems are about are left out.
-func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config, known []mastodonenv.Problem) []mastodonenv.Problem {
+func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config, opts *Options, env *Env, known []mastodonenv.Problem) []mastodonenv.Problem {
 	noRedis, noDB := wrong(known, "REDIS_", "SIDEKIQ_REDIS_", "CACHE_REDIS_"), wrong(known, "DB_", "DATABASE_URL")
 	callCtx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -168,8 +157,8 @@ func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config, known []ma
 		check(2, s.cache, cfg.Cache, true)
 	}
 	asking.Go(func() {
-		if s.db != nil && !noDB {
-			found[3] = s.probeDB(callCtx, cfg)
+		if !noDB {
+			found[3] = s.openDatabase(callCtx, cfg, opts, env, mastodonenv.Errors(known) != nil)
 		}
 	})
 	asking.Wait()
@@ -177,20 +166,20 @@ func (s *servers) probe(ctx context.Context, cfg *mastodonenv.Config, known []ma
 }
 
 // probeDB connects and looks for the tables that deliveries need, and for keys that can be decrypted.
-func (s *servers) probeDB(ctx context.Context, cfg *mastodonenv.Config) []mastodonenv.Problem {
+func (s *servers) probeDB(ctx context.Context, cfg *mastodonenv.Config, budget dbpool.Budget) []mastodonenv.Problem {
 	var accounts, keypairs, unavailable bool
-	err := s.db.QueryRow(ctx, `SELECT to_regclass('accounts') IS NOT NULL, to_regclass('keypairs') IS NOT NULL, to_regclass('unavailable_domains') IS NOT NULL`).
-		Scan(&accounts, &keypairs, &unavailable)
+	var most, reserved int
+	err := s.db.pool.QueryRow(ctx, `SELECT to_regclass('accounts') IS NOT NULL, to_regclass('keypairs') IS NOT NULL, to_regclass('unavailable_domains') IS NOT NULL,
+		current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int + coalesce(current_setting('reserved_connections', true)::int, 0)`).
+		Scan(&accounts, &keypairs, &unavailable, &most, &reserved)
 	if err != nil {
-		hint := "is PostgreSQL up, and are address, user and password right?"
-		if errors.Is(err, context.DeadlineExceeded) {
-			hint = "it did not answer in time"
-		}
-		p := problemf(cfg.Postgres.Source, hint, "cannot be asked: %s", oneLine(dbpool.Classify(err)))
-		p.Unreachable = true
-		return []mastodonenv.Problem{p}
+		return []mastodonenv.Problem{unreachable(cfg, dbpool.Classify(err))}
 	}
 	var problems []mastodonenv.Problem
+	if !s.db.pooled && budget.Connections > most-reserved {
+		problems = append(problems, problemf(budgetKey, "store a smaller one with queueville budget set N, or raise max_connections",
+			"%d is more than max_connections %d − %d reserved = %d", budget.Connections, most, reserved, most-reserved))
+	}
 	if !accounts || !unavailable {
 		problems = append(problems, problemf(cfg.Postgres.Source, "name Mastodon's database", "the tables accounts and unavailable_domains are not there"))
 	}
@@ -199,6 +188,17 @@ func (s *servers) probeDB(ctx context.Context, cfg *mastodonenv.Config) []mastod
 			"the database has a table of encrypted keys, and the keys to read it are not set"))
 	}
 	return problems
+}
+
+// unreachable is about a database that does not answer as it should.
+func unreachable(cfg *mastodonenv.Config, err error) mastodonenv.Problem {
+	hint := "is PostgreSQL up, and are address, user and password right?"
+	if errors.Is(err, context.DeadlineExceeded) {
+		hint = "it did not answer in time"
+	}
+	p := problemf(cfg.Postgres.Source, hint, "cannot be asked: %s", oneLine(err))
+	p.Unreachable = true
+	return p
 }
 
 // oneLine is an error's text on one line, and each of its lines once: pgx prints one for every address and TLS mode that it tried.

@@ -158,7 +158,7 @@ func (s *Sidecar) rubyState() *status.Ruby {
 	}
 	load, list := s.ruby.look()
 	r := &status.Ruby{
-		Running: load.Running, Waiting: load.Waiting, Threads: load.Threads, Cron: load.Cron, Problem: load.Problem,
+		Running: load.Running, Waiting: load.Waiting, Threads: load.Threads, Cron: load.Cron, Problem: load.Problem, Waits: load.Waits,
 		Processes: make([]status.RubyProcess, len(list)),
 	}
 	for i, p := range list {
@@ -179,9 +179,13 @@ func (s *Sidecar) makeRuby(identity string, observer ruby.Observer) (*engine, er
 	}
 	seed := fnv.New32a()
 	_, _ = fmt.Fprint(seed, s.config.LocalDomain)
+	var connections ruby.Connections
+	if db := s.servers.db; db.manager != nil {
+		connections = lender{Manager: db.manager, each: s.opts.RubyThreads * db.servers}
+	}
 	supervisor, err := ruby.New(ruby.Config{
 		Command: s.command, Queues: s.plan.owned, Threads: s.opts.RubyThreads, MaxProcs: s.opts.RubyProcesses, NoPreload: s.opts.RubyNoPreload,
-		MemoryLimit: memory, StopTimeout: s.opts.StopTimeout, Stuck: ruby.StuckPolicy{Action: stuck}, DBPool: s.opts.RubyThreads,
+		MemoryLimit: memory, StopTimeout: s.opts.StopTimeout, Stuck: ruby.StuckPolicy{Action: stuck}, DBPool: s.opts.RubyThreads, Connections: connections,
 		Poison: s.Store, Leader: s.leader(identity), CronSeed: seed.Sum32(),
 		Done: func(job ruby.Job, r ruby.Result) {
 			s.Worker.Conclude(job.Token, worker.ForeignResult{

@@ -48,6 +48,8 @@ type Options struct {
 	Stated        int           `toml:"stated_concurrency"`
 	PerHost       int           `toml:"per_host"`
 	DBConnections int           `toml:"db_connections"`
+	DBPriority    int           `toml:"db_priority"`
+	Cluster       string        `toml:"cluster"`
 	StopTimeout   time.Duration `toml:"timeout"`
 	PollAverage   time.Duration `toml:"poll_average"`
 
@@ -102,7 +104,9 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "deliveries in flight at most")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
 	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most")
-	f.IntVar(&o.DBConnections, "db-connections", o.DBConnections, "Postgres connections at most; Ruby processes have --ruby-threads each, besides")
+	f.IntVar(&o.DBConnections, "db-connections", o.DBConnections, "Postgres connections of deliveries at most, within the cluster's budget (0: the budget alone bounds them)")
+	f.IntVar(&o.DBPriority, "db-priority", o.DBPriority, "who gets connections first when the budget is short: the higher `N`umber, -100 to 100")
+	f.StringVar(&o.Cluster, "cluster", o.Cluster, "`NAME` of the workers that share the connection budget (default: LOCAL_DOMAIN)")
 	f.DurationVarP(&o.StopTimeout, "timeout", "t", o.StopTimeout, "running jobs get this long at a stop")
 	f.DurationVar(&o.PollAverage, "poll-average", o.PollAverage, "between two polls of the retry and schedule sets (0: processes × 5 s, as Sidekiq)")
 
@@ -215,7 +219,12 @@ func (o *Options) read() (plan, []mastodonenv.Problem) {
 	atMost("concurrency", o.Concurrency, 20_000)
 	atMost("stated-concurrency", o.Stated, 1000)
 	atMost("per-host", o.PerHost, 256)
-	atMost("db-connections", o.DBConnections, 200)
+	if o.DBConnections < 0 || o.DBConnections > 1000 {
+		bad("db-connections", "use 1 to 1000, or 0 for as many as the budget leaves", "%d is out of range", o.DBConnections)
+	}
+	if o.DBPriority < -100 || o.DBPriority > 100 {
+		bad("db-priority", "use -100 to 100", "%d is out of range", o.DBPriority)
+	}
 	if o.StopTimeout < time.Second || o.StopTimeout > time.Hour {
 		bad("timeout", "use 1s to 1h", "%v is out of range", o.StopTimeout)
 	}

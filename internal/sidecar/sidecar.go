@@ -48,6 +48,8 @@ type Env struct {
 	Ended func(worker.End)
 	// Ready and Beating are called when fetching begins and after every heartbeat; may be nil.
 	Ready, Beating func()
+	// LeaseTTL and LoginTimeout of the database connections' lease, for tests; 0 for the defaults.
+	LeaseTTL, LoginTimeout time.Duration
 	// AdoptEvery and others of the worker's times can be shortened by tests through Tune; may be nil.
 	Tune func(*worker.Config)
 }
@@ -94,9 +96,9 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 		return nil, problems
 	}
 	// Whatever is wrong so far, the servers are asked too: a person wants to hear of everything at once.
-	srv, more := openServers(ctx, cfg, opts, len(p.owned))
+	srv, more := openServers(cfg, len(p.owned))
 	problems = append(problems, more...)
-	problems = append(problems, srv.probe(ctx, cfg, problems)...)
+	problems = append(problems, srv.probe(ctx, cfg, opts, &env, problems)...)
 	if srv.sidekiq == nil {
 		srv.close()
 		return nil, problems
@@ -171,6 +173,9 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 			Prefix: s.opts.MetricsPrefix, Store: s.Store, Hosts: s.Deliverer.Hosts(), Outage: s.Deliverer.LocalOutage, Signer: s.Signer, Version: s.env.Version,
 			Stated: s.opts.Stated, Load: func() worker.Load { return s.Worker.Load() },
 		}
+		if s.servers.db.manager != nil {
+			cfg.Database, cfg.LeaseEvents = s.servers.db.manager.Stats, s.servers.db.events
+		}
 		if s.opts.Full {
 			cfg.Ruby = func() (ruby.Load, []ruby.Process) { return s.ruby.look() }
 		}
@@ -228,7 +233,7 @@ func (s *Sidecar) makeDeliverer() error {
 	}
 	d, err := activitypub.New(activitypub.Config{
 		Version: s.mastodonVersion(), LocalDomain: cfg.LocalDomain, WebDomain: cfg.WebDomain,
-		DB: s.servers.db, BaseRedis: s.servers.base, BasePrefix: prefix, CacheRedis: s.servers.cache, CachePrefix: cachePrefix,
+		DB: s.servers.db.pool, BaseRedis: s.servers.base, BasePrefix: prefix, CacheRedis: s.servers.cache, CachePrefix: cachePrefix,
 		AllowedPrivate: cfg.AllowedPrivateAddresses, HTTPProxy: cfg.HTTPProxy, HiddenProxy: cfg.HTTPHiddenProxy, AllowHidden: cfg.AllowHiddenServices,
 		DisableFollowersSync: cfg.DisableFollowersSynchronization,
 		EncryptionPrimaryKey: string(cfg.Encryption.PrimaryKey), EncryptionKeyDerivationSalt: string(cfg.Encryption.KeyDerivationSalt),
@@ -326,6 +331,7 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 		Owned: s.plan.owned, Shared: s.plan.shared, ForeignTo: s.opts.ForeignTo, Share: s.plan.share,
 		InHand: load.InHand, Waiting: load.Waiting, Running: load.Running, Concurrency: load.Concurrency,
 		Signer: s.Signer, HostsDown: s.hostsDown(), Ruby: s.rubyState(),
+		Database: s.servers.db.state(s.opts.RubyThreads),
 	}
 	if us, since, why := s.Deliverer.LocalOutage(); us {
 		w.Outage = fmt.Sprintf("%s since %s", why, since.UTC().Format(time.TimeOnly))

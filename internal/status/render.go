@@ -91,6 +91,9 @@ func renderProcesses(b *strings.Builder, s *Status) {
 			kind += ", silent"
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%.0f s ago\n", name(p.Identity), kind, busy, names(served), p.RSSKB/1024, p.BeatAge)
+		if p.Worker != nil && p.Worker.Database != nil {
+			renderLease(t, p.Worker.Database)
+		}
 		if p.Worker != nil && p.Worker.Ruby != nil {
 			renderRuby(t, p, fed)
 		}
@@ -103,6 +106,22 @@ func renderProcesses(b *strings.Builder, s *Status) {
 type fedBy struct {
 	worker string
 	pid    int
+}
+
+// renderLease shows a worker's part of the connection budget below it.
+func renderLease(w io.Writer, d *Lease) {
+	text := fmt.Sprintf("%d leased of %d", d.Leased, d.Budget)
+	if d.Limit != d.Leased {
+		text += fmt.Sprintf(" (%d may be open)", d.Limit)
+	}
+	text += fmt.Sprintf(": %d open, %d in use", d.Open, d.InUse)
+	if d.Ruby > 0 {
+		text += fmt.Sprintf(", %d for Ruby", d.Ruby)
+	}
+	if d.Waiting > 0 {
+		text += fmt.Sprintf(", %d waited for", d.Waiting)
+	}
+	_, _ = fmt.Fprintf(w, "  its database connections\t\t\t%s\t\t-\n", text)
 }
 
 // renderRuby shows the Ruby processes of a worker below it: one line for what they do together, one for each.

@@ -77,6 +77,7 @@ type Worker struct {
 	HostsDown   int      `json:"hosts_down"`
 	Outage      string   `json:"local_outage,omitempty"` // why, when most destinations fail at once
 	Ruby        *Ruby    `json:"ruby,omitempty"`         // in full mode
+	Database    *Lease   `json:"database,omitempty"`     // its part of the connection budget
 }
 
 // Ruby is the Ruby side of a worker in full mode.
@@ -85,8 +86,9 @@ type Ruby struct {
 	Waiting   int           `json:"waiting"` // fetched, and with no process yet
 	Threads   int           `json:"threads"` // of the processes that take jobs
 	Processes []RubyProcess `json:"processes"`
-	Cron      bool          `json:"cron_leader"`       // the cron scheduler runs here
-	Problem   string        `json:"problem,omitempty"` // why no process can be started at present
+	Cron      bool          `json:"cron_leader"`         // the cron scheduler runs here
+	Problem   string        `json:"problem,omitempty"`   // why no process can be started at present
+	Waits     string        `json:"waits_for,omitempty"` // why the next process waits for its database connections
 }
 
 // RubyProcess is one Ruby process of a worker, as the worker sees it.
@@ -96,6 +98,20 @@ type RubyProcess struct {
 	Running  int    `json:"running"`
 	PSSBytes int64  `json:"pss_bytes"` // 0 until it was measured
 	Cron     bool   `json:"cron,omitempty"`
+}
+
+// Lease is a worker's part of the cluster's connection budget, in connections.
+type Lease struct {
+	Budget     int    `json:"budget"` // of all workers together
+	Leased     int    `json:"leased"` // counted for this worker
+	Limit      int    `json:"limit"`  // of these, what it may open now
+	Open       int    `json:"open"`   // by itself, idle ones included
+	InUse      int    `json:"in_use"`
+	Ruby       int    `json:"for_ruby,omitempty"` // what its Ruby processes may open
+	Waiting    int    `json:"waiting"`            // connections waited for
+	Recovering bool   `json:"recovering,omitempty"`
+	Pooled     bool   `json:"pooled,omitempty"` // client connections of PgBouncer
+	Reason     string `json:"reason,omitempty"` // why there is none, or why something waits
 }
 
 // Orphan is a dead worker that holds jobs; a live worker or `queueville release` gives them back.
@@ -248,6 +264,9 @@ func (s *Status) addNotes() {
 		if w == nil {
 			continue
 		}
+		if d := w.Database; d != nil && d.Limit == 0 && !s.Processes[i].silent() {
+			s.Notes = append(s.Notes, s.Processes[i].Identity+" has no database connections: "+cmp.Or(d.Reason, "its lease is being taken"))
+		}
 		if w.Outage != "" {
 			s.Notes = append(s.Notes, s.Processes[i].Identity+": most destinations fail at once, probably our own network: "+w.Outage)
 		}
@@ -274,6 +293,9 @@ func (s *Status) addRubyNotes() {
 		if r.Problem != "" {
 			s.Notes = append(s.Notes, "Ruby does not start on "+p.Identity+": "+r.Problem)
 		}
+		if r.Waits != "" && len(r.Processes) == 0 {
+			s.Notes = append(s.Notes, "Ruby on "+p.Identity+" waits for database connections: "+r.Waits)
+		}
 		if alone := s.Beside(p.Worker.Owned); len(alone) > 0 {
 			s.Notes = append(s.Notes, "Sidekiq still runs beside "+p.Identity+" and takes jobs from its queues, without crash safety: "+strings.Join(alone, " "))
 		}
@@ -286,6 +308,10 @@ func (s *Status) addRubyNotes() {
 		s.Notes = append(s.Notes, "no process runs the cron scheduler: that is so for up to 90 s after a start or a crash; later the worker's log says why")
 	}
 }
+
+// Supervised tells whether a process is a worker's Ruby process, or on a host in full mode and so young that its worker may not have said yet
+// that it is its.
+func (p *Process) Supervised() bool { return p.FedBy != "" || p.unclaimed }
 
 // byItself tells whether a process is Sidekiq and surely no worker's.
 func (p *Process) byItself() bool {

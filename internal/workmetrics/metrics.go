@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/queueville/queueville/activitypub"
+	"github.com/queueville/queueville/dbpool"
 	"github.com/queueville/queueville/queues"
 	"github.com/queueville/queueville/worker"
 	"github.com/queueville/queueville/worker/ruby"
@@ -58,6 +59,9 @@ type Config struct {
 	Stated  int // the stated concurrency, as Sidekiq shows it
 
 	Ruby func() (ruby.Load, []ruby.Process) // the Ruby side in full mode; nil without
+
+	Database    func() dbpool.Stats // of the connection budget; nil without a lease
+	LeaseEvents *LeaseEvents        // begins to count; nil with a nil Database
 }
 
 // New makes the metrics and registers them.
@@ -94,6 +98,9 @@ func New(cfg Config) *Metrics {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newSnapshot(cfg))
 	if cfg.Ruby != nil {
 		m.ruby = newRubyMetrics(m, cfg.Ruby)
+	}
+	if cfg.Database != nil {
+		cfg.LeaseEvents.to.Store(newDatabaseMetrics(m, cfg.Database))
 	}
 	return m
 }

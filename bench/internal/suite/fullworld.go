@@ -218,6 +218,9 @@ func (f *full) startQueueville(ctx context.Context, env []string, s setting) (*p
 	if err := os.WriteFile(filepath.Join(f.dir, ".env.production"), []byte(strings.Join(file, "\n")+"\n"), 0o600); err != nil {
 		return nil, fmt.Errorf("write environment file: %w", err)
 	}
+	if err := storeBudget(ctx, binary, f.dir, 900); err != nil {
+		return nil, err
+	}
 	args := []string{binary, "work", "--full", "--mastodon", f.dir, "--metrics", "127.0.0.1:0", "--log-level", "warn"}
 	if s.processes > 0 {
 		args = append(args, "--ruby-processes", strconv.Itoa(s.processes))

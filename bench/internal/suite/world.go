@@ -11,7 +11,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -209,7 +211,25 @@ func (o Options) startSender(ctx context.Context, s sender, server *throwaway.Re
 	} else {
 		args = append(args, "--own", peers.Queue, "--foreign-to", foreignQueue)
 	}
+	if err := storeBudget(ctx, binary, file, 60); err != nil {
+		return nil, err
+	}
 	return start(ctx, s.name, []string{"SSL_CERT_FILE=" + r.caFile}, append(args, s.args...)...)
+}
+
+// storeBudget stores how many connections the workers may have, and that none has been running: otherwise the first one waits for PostgreSQL to
+// show it. Builds of before there was a budget do without.
+func storeBudget(ctx context.Context, binary, mastodon string, connections int) error {
+	help, _ := exec.CommandContext(ctx, binary, "work", "--help").CombinedOutput() //nolint:gosec // our own; its text is what counts, whatever its status
+	if !strings.Contains(string(help), "--db-priority") {
+		return nil
+	}
+	//nolint:gosec // our own
+	out, err := exec.CommandContext(ctx, binary, "budget", "set", strconv.Itoa(connections), "--new-cluster", "--force", "--mastodon", mastodon).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("store the connection budget: %w: %s", err, out)
+	}
+	return nil
 }
 
 func (o Options) startRuby(ctx context.Context, s sender, server *throwaway.RedisServer, db *database, r *receivers) (*process, error) {
