@@ -56,7 +56,7 @@ func yamlProblem(err error) Problem {
 // defaultWorld is a server of 20,000 accounts, 3,000 of them active, on an ordinary day. docs/loadtest.md says where the figures come from.
 func defaultWorld() world.Config {
 	return world.Config{
-		Server: world.Server{Users: 20_000, Active: 3_000, MedianFollowers: 22, Tail: 1.35, MostFollowers: 30_000, Streaming: 0.08},
+		Server: world.Server{Users: 20_000, Active: 3_000, MedianFollowers: 22, Tail: 1.35, MostFollowers: 30_000, Streaming: 0.08, Night: 0.7},
 		Fedi: world.Fediverse{Instances: 12_000, Tail: 1.25, Tempers: []world.Share{
 			{Temper: world.Medium, Of: 0.2}, {Temper: world.Slow, Of: 0.03}, {Temper: world.Flaky, Of: 0.02}, {Temper: world.Limiting, Of: 0.01},
 			{Temper: world.Rejecting, Of: 0.02}, {Temper: world.Broken, Of: 0.01}, {Temper: world.Refused, Of: 0.02}, {Temper: world.Dark, Of: 0.015}, {Temper: world.Hanging, Of: 0.005},
@@ -109,6 +109,7 @@ func (r *reader) server(n *yaml.Node, s *world.Server) {
 		"median_followers": func(n *yaml.Node) { s.MedianFollowers = r.number(n, "median_followers", 0, 1e6) },
 		"follower_tail":    func(n *yaml.Node) { s.Tail = r.number(n, "follower_tail", 0.5, 10) },
 		"most_followers":   func(n *yaml.Node) { s.MostFollowers = r.number(n, "most_followers", 1, 1e8) },
+		"night":            func(n *yaml.Node) { s.Night = r.number(n, "night", 0, 1) },
 		"streaming":        func(n *yaml.Node) { s.Streaming = r.number(n, "streaming", 0, 1) },
 	})
 }
@@ -252,7 +253,7 @@ func (r *reader) hardware(n *yaml.Node, s *Scenario) {
 	stage := simulate.Stage{Database: simulate.Database{Cores: 4, RoundTrip: 300 * time.Microsecond}}
 	var hosts []simulate.Host
 	var procs []simulate.Process
-	speed, memory := 1.0, 0.0
+	memory := 0.0
 	r.mapping(n, "hardware", fields{
 		"at": func(n *yaml.Node) { stage.At = r.duration(n, "at", 0, world.MaxLength) },
 		"hosts": func(n *yaml.Node) {
@@ -262,7 +263,6 @@ func (r *reader) hardware(n *yaml.Node, s *Scenario) {
 			}
 			hosts = list
 		},
-		"speed":      func(n *yaml.Node) { speed = r.number(n, "speed", 0.01, 100) },
 		"memory_gib": func(n *yaml.Node) { memory = r.number(n, "memory_gib", 0.1, 1e5) },
 		"sidekiq": func(n *yaml.Node) {
 			r.list(n, "sidekiq", func(n *yaml.Node) {
@@ -283,7 +283,7 @@ func (r *reader) hardware(n *yaml.Node, s *Scenario) {
 		},
 	}, "hosts", "sidekiq")
 	for i := range hosts {
-		hosts[i].Speed, hosts[i].Memory, hosts[i].Sidekiq = speed, memory, procs
+		hosts[i].Memory, hosts[i].Sidekiq = memory, procs
 	}
 	stage.Hosts = hosts
 	s.Hardware = append(s.Hardware, stage)

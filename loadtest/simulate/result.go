@@ -22,7 +22,8 @@ type Result struct {
 	Series     Series           `json:"series"`
 }
 
-// Jobs says what became of every job. Pushed = Done + GivenUp + Discarded + Dead + Lost + Overflow's + what is left, where a retry is the same job.
+// Jobs says what became of every job: Pushed = Done + Dead + Discarded + Lost + Dropped + Waiting + Running + InSets, where InSets counts only jobs that
+// were pushed before; see Unaccounted.
 type Jobs struct {
 	Pushed    int `json:"pushed"`    // first pushes
 	Done      int `json:"done"`      // ended well, or with a refusal that is final
@@ -39,6 +40,9 @@ type Jobs struct {
 	Running   int `json:"running"`   // at the end
 	InSets    int `json:"in_sets"`   // in retry and schedule at the end
 }
+
+// GivenUp are the jobs that failed for good.
+func (j Jobs) GivenUp() int { return j.Dead + j.Discarded }
 
 // QueueResult is one queue over the whole run.
 type QueueResult struct {

@@ -95,6 +95,9 @@ func (e *sidekiq) retire(machines []*machine, killed bool) {
 		m.stopped = true
 		for _, p := range m.procs {
 			p.quiet = true
+			if p.running == 0 {
+				e.s.disconnect(p)
+			}
 		}
 		if killed {
 			// A job that was taken by BRPOP is in memory only: it is gone with its process.

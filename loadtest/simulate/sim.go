@@ -321,14 +321,13 @@ func (s *sim) kill(m *machine) []world.Job {
 		}
 		t.dead = true // its number is not used again: an event may still name it
 		s.running--
-		s.connections -= t.proc.open
-		t.proc.open = 0
+		s.disconnect(t.proc)
 		t.proc.gone = true
 		jobs = append(jobs, t.job)
 	}
 	for _, p := range m.procs {
-		s.connections -= p.open
-		p.open, p.gone = 0, true
+		s.disconnect(p)
+		p.gone = true
 	}
 	return jobs
 }

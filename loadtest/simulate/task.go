@@ -196,6 +196,12 @@ func (s *sim) leaveConnection(t *task) {
 	}
 }
 
+// disconnect closes a process's connections: it ends.
+func (s *sim) disconnect(p *proc) {
+	s.connections -= p.open
+	p.open = 0
+}
+
 // request sends a request to the far side, and counts how busy that is.
 func (s *sim) request(job *world.Job) world.Answer {
 	busy := 0
@@ -224,6 +230,9 @@ func (s *sim) finish(id int32, failed bool) {
 	p := t.proc
 	p.running--
 	s.running--
+	if p.quiet && p.running == 0 {
+		s.disconnect(p)
+	}
 	done := *t
 	s.freeTasks = append(s.freeTasks, id)
 	s.met.ended(&done, s.now, failed)
@@ -243,6 +252,16 @@ func (s *sim) outcome(job *world.Job, failed, safe bool) {
 			s.met.lost++
 			return
 		}
+	}
+	if s.redisDown() && !safe && s.cfg.Engine == Queueville {
+		// Ruby cannot write its retry either, but the worker has the job still: it goes back when Redis is there again.
+		again := *job
+		s.met.repeated++
+		s.after(s.redisDownTo, func() {
+			s.queues[again.Queue()].unshift(again)
+			s.jobs++
+		})
+		return
 	}
 	if failed {
 		s.retry(job)

@@ -27,6 +27,7 @@ type Server struct {
 	Tail            float64 // exponent of the distribution of followers (Pareto); smaller is heavier. Above 0.5
 	MostFollowers   float64 // of the most followed account
 	Streaming       float64 // share of active people with a client open when a post arrives
+	Night           float64 // how deep the night is, 0 (people of all time zones) to 1
 }
 
 // Fediverse is the instances around it.
@@ -131,6 +132,7 @@ func (c *Config) check() error {
 	within("most followers", c.Server.MostFollowers, 1, 1e8)
 	within("exponent of followers", c.Server.Tail, 0.5, 10)
 	within("share of streaming people", c.Server.Streaming, 0, 1)
+	within("depth of the night", c.Server.Night, 0, 1)
 	within("instances", float64(c.Fedi.Instances), 1, MaxInstances)
 	within("exponent of instances' sizes", c.Fedi.Tail, 0, 3)
 	sum := 0.0
@@ -181,7 +183,5 @@ func rhythm(clock time.Duration, depth float64) float64 {
 	return max(0.05, 1+depth*(0.8*math.Cos(x)+0.25*math.Cos(2*x)))
 }
 
-const (
-	localNight  = 0.7  // depth of the night of a server whose people live in a few time zones
-	remoteNight = 0.25 // of all the world
-)
+// remoteNight is the depth of the night of all the world.
+const remoteNight = 0.25

@@ -49,6 +49,9 @@ func (w *World) postBy(d *Dice, rank, followers int32, emit func(Push)) {
 	w.plain(d, TriggerWebhook, emit)
 	local := w.job(d, Distribution)
 	local.Author, local.Fan = rank, w.homeFans(rank)
+	if followers > 0 {
+		local.Fan = w.fansOf(float64(followers))
+	}
 	emit(Push{Job: local})
 	far := w.job(d, FederatedDistribution)
 	far.Author, far.Fan = rank, followers

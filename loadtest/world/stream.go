@@ -41,7 +41,7 @@ func (w *World) Stream() *Stream {
 	c, t := &w.cfg, &w.cfg.Traffic
 	people := func(perDay float64) func(time.Duration) float64 {
 		base := perDay * float64(c.Server.Active) / 86400
-		return func(at time.Duration) float64 { return base * rhythm(c.Clock+at, localNight) * t.Load.At(at) }
+		return func(at time.Duration) float64 { return base * rhythm(c.Clock+at, c.Server.Night) * t.Load.At(at) }
 	}
 	s.poisson(people(t.Posts), w.post)
 	s.poisson(people(t.Boosts), w.boost)
@@ -52,7 +52,7 @@ func (w *World) Stream() *Stream {
 	inbound := t.Inbound * float64(c.Server.Active) / 86400
 	s.poisson(func(at time.Duration) float64 { return inbound * rhythm(c.Clock+at, remoteNight) * t.Outside.At(at) }, w.inbound)
 	s.poisson(func(at time.Duration) float64 {
-		return t.SignUps / 86400 * rhythm(c.Clock+at, localNight) * t.Arrivals.At(at)
+		return t.SignUps / 86400 * rhythm(c.Clock+at, c.Server.Night) * t.Arrivals.At(at)
 	}, w.signUp)
 	s.clock(time.Minute, func(d *Dice, emit func(Push)) { w.plain(d, SchedulerSmall, emit) })
 	s.clock(5*time.Minute, func(d *Dice, emit func(Push)) { w.plain(d, SchedulerTrends, emit) })

@@ -139,6 +139,8 @@ func (w *World) localFans(d *Dice) int32 {
 }
 
 // homeFans is how many active people here follow a local author: in proportion to the remote followers, at most a quarter of all who are active.
-func (w *World) homeFans(rank int32) int32 {
-	return int32(min(float64(w.cfg.Server.Active)/4, 2+0.25*float64(w.Followers(rank))))
+func (w *World) homeFans(rank int32) int32 { return w.fansOf(float64(w.Followers(rank))) }
+
+func (w *World) fansOf(followers float64) int32 {
+	return int32(min(float64(w.cfg.Server.Active)/4, 2+0.25*followers))
 }

@@ -1,0 +1,79 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// WriteText writes the report for a terminal.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n", r.Scenario.Name, r.Scenario.About)
+	for _, line := range r.Scenario.Hosts {
+		fmt.Fprintf(&b, "  %s\n", line)
+	}
+	for _, line := range r.Scenario.Changed {
+		fmt.Fprintf(&b, "  changed by %s\n", line)
+	}
+	b.WriteByte('\n')
+	for i, line := range r.verdict() {
+		fmt.Fprintf(&b, "%s\n", line)
+		if r.Runs[i].Result.Partial {
+			fmt.Fprintf(&b, "  Ended early, after %s of virtual time: true for that part.\n", span(r.Runs[i].Result.Seconds))
+		}
+	}
+	b.WriteByte('\n')
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(t, "\t")
+	for i := range r.Runs {
+		fmt.Fprintf(t, "%s\t", engineName(r.Runs[i].Result.Engine))
+	}
+	fmt.Fprintln(t)
+	for _, row := range r.table() {
+		fmt.Fprintf(t, "%s\t%s\t\n", row.Name, strings.Join(row.Cells, "\t"))
+	}
+	_ = t.Flush() // to a strings.Builder, which takes everything
+	b.WriteByte('\n')
+	t = tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(t, "queue\tgoal\t")
+	for range r.Runs {
+		fmt.Fprint(t, "in time\t99 %\tmost\tbacklog\t")
+	}
+	fmt.Fprintln(t)
+	for q := range r.Runs[0].Result.Queues {
+		fmt.Fprintf(t, "%s\t%s\t", r.Runs[0].Result.Queues[q].Name, span(r.Runs[0].Result.Queues[q].GoalSeconds))
+		for i := range r.Runs {
+			x := &r.Runs[i].Result.Queues[q]
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t", percent(x.WithinGoal), span(x.P99Seconds), span(x.MostSeconds), count(x.PeakBacklog))
+		}
+		fmt.Fprintln(t)
+	}
+	_ = t.Flush()
+	for i := range r.Runs {
+		run := &r.Runs[i]
+		for _, rec := range run.Result.Recoveries {
+			if rec.CatchUpRatio == nil {
+				fmt.Fprintf(&b, "\n%s: not caught up after %s (%s) within the run", engineName(run.Result.Engine), rec.Name, span(rec.LastsSeconds))
+				continue
+			}
+			fmt.Fprintf(&b, "\n%s: caught up %s after %s (%s), ratio %.2f", engineName(run.Result.Engine), span(*rec.DrainSeconds), rec.Name, span(rec.LastsSeconds), *rec.CatchUpRatio)
+		}
+	}
+	b.WriteByte('\n')
+	for i := range r.Runs {
+		for _, c := range r.Runs[i].Checks {
+			verdict := "met"
+			if !c.Met {
+				verdict = "MISSED"
+			}
+			fmt.Fprintf(&b, "\n%-6s %s: %s (is %v)", verdict, engineName(r.Runs[i].Result.Engine), c.Text, c.Actual)
+		}
+	}
+	b.WriteByte('\n')
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}
