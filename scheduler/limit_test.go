@@ -36,11 +36,11 @@ var workloads = map[string]func() *plant{
 
 func TestLimitReachesTheBestStaticOne(t *testing.T) {
 	t.Parallel()
-	for name, make := range workloads {
+	for name, fresh := range workloads {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			best, at := bestStatic(t, make)
-			p := make()
+			best, at := bestStatic(t, fresh)
+			p := fresh()
 			changes := p.run(t, 120, nil)
 			l := p.lanes[0]
 			got := mean(l.done, 30, 120)

@@ -94,7 +94,7 @@ func TestControllerClockJumps(t *testing.T) {
 func TestControllerConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	_, err := NewController(ControllerConfig{TargetCPU: 2, MinShare: math.NaN(), Lanes: []LaneConfig{{Name: "a", Max: 1}, {Name: "a", Max: 1}, {Name: "b"}, {Name: "c", Min: 5, Max: 4}}})
-	if err == nil || len(err.(interface{ Unwrap() []error }).Unwrap()) != 5 { //nolint:errorlint // counted
+	if err == nil || len(err.(interface{ Unwrap() []error }).Unwrap()) != 5 {
 		t.Errorf("NewController = %v, want five problems", err)
 	}
 }

@@ -257,11 +257,11 @@ func cov(list []float64, a, b int) float64 {
 }
 
 // bestStatic sweeps over fixed limits and returns the best throughput, in jobs a second.
-func bestStatic(t *testing.T, make func() *plant) (rate float64, limit int) {
+func bestStatic(t *testing.T, fresh func() *plant) (rate float64, limit int) {
 	t.Helper()
-	most := make().lanes[0].max
+	most := fresh().lanes[0].max
 	for n := 1; n <= most; {
-		p := make()
+		p := fresh()
 		p.lanes[0].static = n
 		p.run(t, 20, nil)
 		if got := mean(p.lanes[0].done, 5, 20); got > rate {
