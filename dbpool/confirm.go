@@ -177,9 +177,11 @@ func (m *Manager) learn(ctx context.Context, pc *pgx.Conn) error {
 	return nil
 }
 
-// see adds the cluster's backends. Every user may see the application_name of its own sessions.
+// see adds the cluster's backends. Every user may see the application_name of its own sessions. A cluster is on one database: another one of
+// the server can be a copy of it, with workers of the same name.
 func (m *Manager) see(ctx context.Context, pc *pgx.Conn, visible map[string]backends) error {
-	rows, err := pc.Query(ctx, `SELECT application_name FROM pg_stat_activity WHERE left(application_name, length($1)) = $1 LIMIT 100000`, clusterPrefix(m.ledger.cluster))
+	rows, err := pc.Query(ctx, `SELECT application_name FROM pg_stat_activity
+		WHERE left(application_name, length($1)) = $1 AND datname = current_database() LIMIT 100000`, clusterPrefix(m.ledger.cluster))
 	if err != nil {
 		return fmt.Errorf("ask for connections: %w", err)
 	}
@@ -203,7 +205,7 @@ func (m *Manager) terminate(ctx context.Context, c *confirmation, host, epoch st
 	for _, pc := range c.conns {
 		// In the list of columns, not in WHERE: conditions are evaluated in the planner's order, and this must only see what the others let by.
 		rows, err := pc.Query(ctx, `SELECT pid, application_name, pg_terminate_backend(pid) FROM pg_stat_activity
-			WHERE left(application_name, length($1)) = $1 AND pid <> pg_backend_pid()`, name)
+			WHERE left(application_name, length($1)) = $1 AND datname = current_database() AND pid <> pg_backend_pid()`, name)
 		if err != nil {
 			return fmt.Errorf("end connections of an ended lease: %w", err)
 		}

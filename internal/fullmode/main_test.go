@@ -31,6 +31,9 @@ type spec struct {
 	NoPreload bool
 	Stop      time.Duration
 	Lease     time.Duration
+	Sidecar   bool          // beside another worker: shares push, runs no Ruby
+	DBLease   time.Duration // 0: the default
+	Resolver  string
 }
 
 func TestMain(m *testing.M) {
@@ -54,10 +57,14 @@ func child(text string) int {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
 	o := sidecar.DefaultOptions()
-	o.Mastodon, o.Full, o.Own, o.Metrics, o.PollAverage = s.Mastodon, true, s.Own, "", 2*time.Second
+	o.Mastodon, o.Full, o.Own, o.Metrics, o.PollAverage, o.Resolver = s.Mastodon, !s.Sidecar, s.Own, "", 2*time.Second, s.Resolver
 	o.RubyProcesses, o.RubyThreads, o.RubyNoPreload, o.StopTimeout = s.Processes, s.Threads, s.NoPreload, s.Stop
+	if s.Sidecar {
+		o.RubyThreads, o.Shared = sidecar.DefaultOptions().RubyThreads, []string{"push"}
+		o.RubyProcesses, o.RubyNoPreload = 0, false
+	}
 	car, problems := sidecar.New(ctx, o, sidecar.Env{
-		Environ: os.Environ(), Version: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Environ: os.Environ(), Version: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), LeaseTTL: s.DBLease,
 		Tune: func(c *worker.Config) {
 			c.LeaseTTL, c.RenewEvery, c.AdoptEvery, c.BeatEvery, c.PollFirst = s.Lease, s.Lease/6, time.Second, time.Second, time.Second
 		},
@@ -107,7 +114,7 @@ func start(tb testing.TB, app *rubyapp.App, s spec) *work {
 		tb.Fatal(err)
 	}
 	w := &work{Cmd: exec.Command(exe), t: tb, done: make(chan error, 1)}
-	w.Env = append(os.Environ(), app.Env(childEnv+"="+string(text), "PATH="+binDir(app)+":"+os.Getenv("PATH"))...)
+	w.Env = append(os.Environ(), app.Env(childEnv+"="+string(text), "PATH="+binDir(app)+":"+os.Getenv("PATH"), "SSL_CERT_FILE="+app.CAFile)...)
 	w.Stdout, w.Stderr = os.Stderr, os.Stderr
 	if !testing.Verbose() {
 		f, err := os.CreateTemp(tb.TempDir(), "log")
