@@ -20,6 +20,7 @@ if command -v ruby >/dev/null 2>&1; then
 	ruby -e 'require "pg"' 2>/dev/null || missing="$missing ruby-pg"
 	ruby -e 'require "logger"; require "active_record"' 2>/dev/null || missing="$missing ruby-activerecord"
 	ruby -e 'require "logger"; require "active_job"' 2>/dev/null || missing="$missing ruby-activejob"
+	ruby -e 'require "logger"; require "action_mailer"' 2>/dev/null || missing="$missing ruby-actionmailer"
 fi
 if [ -n "$missing" ]; then
 	echo "bench: error: not on this machine:$missing" >&2

@@ -116,14 +116,15 @@ func (p *process) view() ProcView {
 	return v
 }
 
-// idleLine takes one that has asked.
+// idleLine takes the first thread that has asked. A thread that never gets a job opens no database connection and needs little memory.
 func (p *process) idleLine() *line {
+	var first *line
 	for l := range p.lines {
-		if l.asked {
-			return l
+		if l.asked && (first == nil || l.number < first.number) {
+			first = l
 		}
 	}
-	return nil
+	return first
 }
 
 // signal sends a signal to the process alone.

@@ -35,13 +35,15 @@ module Queueville
 
     private
 
-    # As much as possible of what was loaded should stay shared.
+    # As much as possible of what was loaded should stay shared: objects are made old, so that small collections leave them alone, and put
+    # together, so that new ones get pages of their own.
     def settle
-      if Process.respond_to?(:warmup)
-        Process.warmup
-      else
-        3.times { GC.start }
-      end
+      return Process.warmup if Process.respond_to?(:warmup)
+
+      4.times { GC.start }
+      GC.compact if GC.respond_to?(:compact)
+    rescue NotImplementedError
+      nil # a platform without compaction
     end
 
     def turn

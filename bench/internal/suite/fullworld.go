@@ -177,7 +177,7 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 // start starts a contender's processes. Those that were started are returned even with an error.
 func (f *full) start(ctx context.Context, name string, s setting, server *throwaway.RedisServer) ([]*process, error) {
 	env := []string{
-		"RAILS_ENV=production", "REDIS_URL=" + server.URL(), "DATABASE_URL=" + f.db.server.DSN(), "RUBYAPP_REMOTE=" + f.url, "RUBYAPP_RECORD=count",
+		"RAILS_ENV=production", "REDIS_URL=" + server.URL(), "DATABASE_URL=" + f.db.server.DSN(), "RUBYAPP_REMOTE=" + f.url, "RUBYAPP_RECORD=count", "RUBYAPP_GEMS=1",
 		"RAILS_LOG_LEVEL=warn", "RUBYOPT=-W0", "MALLOC_ARENA_MAX=2", "PATH=" + filepath.Dir(f.bundle) + ":" + os.Getenv("PATH"),
 	}
 	if name == fullQueueville {

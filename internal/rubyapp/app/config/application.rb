@@ -31,4 +31,10 @@ when "exit" then exit!(3)
 when "hang" then sleep
 end
 
+# A server of this kind has all of Rails loaded, eagerly, and more that its jobs hardly use.
+if ENV["RUBYAPP_GEMS"] == "1"
+  %w[action_controller action_dispatch action_view action_mailer mail nokogiri http].each { |name| require name }
+  [ActiveSupport, ActiveModel, ActionDispatch, ActionView, ActionController, ActiveRecord, ActiveJob, ActionMailer].each(&:eager_load!)
+end
+
 Dir[Rails.root.join("app/lib/*.rb").to_s].sort.each { |file| require file }
