@@ -85,7 +85,7 @@ fuzz: ## every fuzz target for FUZZTIME=30s; PKG=./queues for one package
 	scripts/fuzz.sh $(FUZZTIME) $(PKG)
 
 .PHONY: bench
-bench: setup ## against the peers, all suites, about 20 min on a quiet machine (docs/benchmarks.md); ARGS="-quick" for a glance
+bench: setup ## against the peers, all suites, three quarters of an hour on a quiet machine (docs/benchmarks.md); ARGS="-quick" for a glance
 	scripts/bench.sh $(ARGS)
 
 .PHONY: bench-micro

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures Queueville against its peers on throwaway servers (docs/benchmarks.md). Arguments go to the benchmark:
 #
-#   scripts/bench.sh                          everything, about 20 minutes; leave the machine alone meanwhile
+#   scripts/bench.sh                          everything, three quarters of an hour; leave the machine alone meanwhile
 #   scripts/bench.sh -suite noop              one suite: noop, delivery, memory, deadhosts, shared or full
 #   scripts/bench.sh -quick                   a look, a few minutes
 #   scripts/bench.sh -json > result.json      for scripts
