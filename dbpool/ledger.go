@@ -115,7 +115,8 @@ type Lease struct {
 
 // Snapshot is the ledger at one moment.
 type Snapshot struct {
-	Budget     Budget    `json:"budget"` // zero when none is set
+	Budget     Budget    `json:"budget"`  // zero when none is set
+	Cluster    string    `json:"cluster"` // whose ledger it is, as it stands in application_name; "" for nobody's yet
 	Generation string    `json:"generation"`
 	Recovering bool      `json:"recovering"` // Redis may have forgotten: nothing is granted until PostgreSQL has shown what is open
 	Since      time.Time `json:"since"`      // when the generation began
@@ -141,7 +142,7 @@ func (l *Ledger) Snapshot(ctx context.Context) (Snapshot, error) {
 	}
 	m := state.Val()
 	s := Snapshot{
-		Budget: budgetOf(m), Generation: m["generation"], Recovering: m["phase"] != "normal", At: now.Val(),
+		Budget: budgetOf(m), Cluster: m["cluster"], Generation: m["generation"], Recovering: m["phase"] != "normal", At: now.Val(),
 		Since: millis(m["since"]), Confirmed: millis(m["confirmed"]), Reserve: reserve(max(1, integer(m["slots"]))),
 	}
 	for epoch, text := range leases.Val() {

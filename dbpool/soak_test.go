@@ -73,9 +73,10 @@ func newSoak(t *testing.T, processes int) *soak {
 	s.sentinel = sentinel
 	s.spec = "m " + sentinel.Addr() + " 0"
 
-	const superusers = 3
+	// PostgreSQL keeps that many for superusers whoever else is there: the sampler's own, which is open from the beginning, is one more.
+	const superusers, sampler = 2, 1
 	pg, err := throwaway.Postgres(t.Context(), throwaway.PostgresConfig{
-		MaxConnections: s.budget + superusers,
+		MaxConnections: s.budget + superusers + sampler,
 		Settings:       map[string]string{"authentication_timeout": "5s", "superuser_reserved_connections": strconv.Itoa(superusers)},
 	})
 	redistest.Need(t, err)

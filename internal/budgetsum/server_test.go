@@ -13,8 +13,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/queueville/queueville/dbpool"
+	"github.com/queueville/queueville/internal/mastodonenv"
 	"github.com/queueville/queueville/internal/pgtest"
 	"github.com/queueville/queueville/internal/redistest"
+	"github.com/queueville/queueville/internal/throwaway"
 	"github.com/queueville/queueville/queues"
 )
 
@@ -25,6 +27,75 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// TestPooled: PostgreSQL is told from a PgBouncer that answers this role, and from one that does not.
+func TestPooled(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Start(t)
+	at := func(dsn string) *mastodonenv.Config {
+		env, _ := mastodonenv.Load("", []string{"LOCAL_DOMAIN=local.test", "DATABASE_URL=" + dsn})
+		cfg, problems := env.Config()
+		for _, p := range problems {
+			if strings.HasPrefix(p.Name, "DATABASE") {
+				t.Fatal(p)
+			}
+		}
+		return cfg
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	silent := pgtest.PgBouncer(t, pg)
+	open, err := throwaway.PgBouncer(ctx, throwaway.PgBouncerConfig{Upstream: pg, Lines: []string{"stats_users = postgres"}})
+	redistest.Need(t, err)
+	t.Cleanup(func() { _ = open.Stop() })
+	for name, c := range map[string]struct {
+		dsn  string
+		want bool
+	}{
+		"PostgreSQL":             {pg.DSN(), false},
+		"PgBouncer":              {silent.DSN(), true},
+		"a PgBouncer that tells": {open.DSN(), true},
+	} {
+		if got, err := Pooled(ctx, at(c.dsn)); err != nil || got != c.want {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	conn, err := connect(ctx, pg.DSN(), "", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeSoon(ctx, conn)
+	if _, err := conn.Exec(ctx, "CREATE DATABASE pgbouncer"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Pooled(ctx, at(pg.DSN())); err != nil || got {
+		t.Errorf("PostgreSQL with a database called pgbouncer: %v, %v", got, err)
+	}
+	gone := at("postgres://u:geheim@127.0.0.1:1/x")
+	if _, err := Pooled(ctx, gone); err == nil || strings.Contains(err.Error(), "geheim") {
+		t.Errorf("nobody there: %v", err)
+	}
+}
+
+// Ruby processes that a worker says are its own are in its lease, and not counted twice.
+func TestReadRunningLeavesOursOut(t *testing.T) {
+	t.Parallel()
+	ctx, store := t.Context(), queues.NewStore(redistest.Client(t), "")
+	for id, pid := range map[string]int{"h:1:worker": 1, "h:2:child": 2, "h:3:sidekiq": 3, "other:2:sidekiq": 2} {
+		host, _, _ := strings.Cut(id, ":")
+		info := queues.ProcessInfo{Identity: id, Hostname: host, PID: pid, Queues: []string{"default"}, Concurrency: 25, StartedAt: time.Now().Add(-time.Hour)}
+		if _, err := store.Beat(ctx, info, queues.Pulse{Now: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.PublishWorker(ctx, "h:1:worker", []byte(`{"owned":["default"],"ruby":{"processes":[{"pid":2,"state":"serving"}]}}`)); err != nil {
+		t.Fatal(err)
+	}
+	running, err := ReadRunning(ctx, store)
+	if err != nil || len(running) != 2 || running[0].Host == running[1].Host {
+		t.Errorf("running by themselves: %+v, %v", running, err)
+	}
 }
 
 // TestMeasureServer: limits and sessions of a server of its own, asked as a role that may see nothing of others.

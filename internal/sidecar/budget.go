@@ -70,6 +70,9 @@ func (s *servers) openDatabase(ctx context.Context, cfg *mastodonenv.Config, opt
 		return b.look(ctx) // what is wrong with Redis is found elsewhere
 	}
 	b.snapshot = snapshot
+	if name := snapshot.Cluster; name != "" && name != b.ledger.Cluster() {
+		return append(b.look(ctx), budgetProblem(fmt.Errorf("%w: %s", dbpool.ErrCluster, name)))
+	}
 	if s.db.pooled, err = budgetsum.Pooled(ctx, cfg); err != nil {
 		return []mastodonenv.Problem{unreachable(cfg, err)}
 	}

@@ -98,7 +98,7 @@ func (s *Supervisor) reserve(ctx context.Context) {
 	switch {
 	case err == nil:
 		if q.problem != "" {
-			s.cfg.Log.Info("ruby process has its database connections", slog.Float64("wait_s", waited.Seconds()))
+			s.cfg.Log.InfoContext(ctx, "ruby process has its database connections", slog.Float64("wait_s", waited.Seconds()))
 		}
 		q.free, q.problem, q.wanted = r, "", now
 	case ctx.Err() != nil: // not wanted any more
