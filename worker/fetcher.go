@@ -30,6 +30,7 @@ type fetcher struct {
 	keeper   *keeper
 	lane     *lane
 	order    func() []string // owned queues, in the order of this fetch
+	picks    *picks          // chooses the order by goals; nil: order does
 	owned    bool            // there are owned queues
 	look     queues.Look     // shared queues; Max is set per call
 	limiter  *rate.Limiter
@@ -148,11 +149,11 @@ func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 	got := 0
 	if f.owned {
 		n, err := f.call(ctx, "owned", func(ctx context.Context, session *queues.Session) ([]queues.Fetched, error) {
-			order := f.order()
+			order, caps := f.next(room)
 			if f.foreign == nil {
-				return session.Fetch(ctx, order, room)
+				return session.FetchWithin(ctx, order, room, within(caps))
 			}
-			names, limits := f.foreign.limits(order, f.lane.free(), f.foreign.Room(order))
+			names, limits := f.foreign.limits(order, f.lane.free(), f.foreign.Room(order), caps)
 			f.open = names
 			return session.FetchWithin(ctx, names, room, limits)
 		})
@@ -181,6 +182,22 @@ func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 		got += n
 	}
 	return got, nil
+}
+
+// next is the order of the owned queues for this fetch, and with goals how many jobs to take of each at most; else caps is nil.
+func (f *fetcher) next(room int) (order []string, caps []int) {
+	if f.picks != nil {
+		return f.picks.order(room)
+	}
+	return f.order(), nil
+}
+
+// within bounds what is taken from each queue, and nothing else.
+func within(caps []int) queues.Limits {
+	if caps == nil {
+		return queues.Limits{}
+	}
+	return queues.Limits{Costs: make([][2]float64, len(caps)), Most: caps}
 }
 
 // call makes one call that takes jobs and sends them on their way. kind "" is a look for jobs of lost replies.

@@ -128,7 +128,8 @@ func (s *foreignSide) learn(all []*item) {
 // limits says how much room there is for native and for foreign jobs, and how much of each a job of each queue is expected to need. rooms are
 // the engine's, queue by queue: one whose jobs compute must not be in the way of one whose jobs wait. Of a queue of which nothing is known only
 // a few are taken. names become those that something may be taken from: the others are not even looked at.
-func (s *foreignSide) limits(names []string, native int, rooms []int) ([]string, queues.Limits) {
+// caps, if not nil, bounds what is taken from each.
+func (s *foreignSide) limits(names []string, native int, rooms, caps []int) ([]string, queues.Limits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := queues.Limits{Budgets: [2]float64{float64(native), float64(most(rooms))}, Costs: make([][2]float64, len(names)), Most: make([]int, len(names))}
@@ -147,6 +148,9 @@ func (s *foreignSide) limits(names []string, native int, rooms []int) ([]string,
 			l.Costs[i] = [2]float64{1 - share, share}
 			l.Most[i] = min(fetchBatch, int(float64(rooms[i])/share))
 		}
+	}
+	for i := range caps {
+		l.Most[i] = min(l.Most[i], caps[i])
 	}
 	open := names[:0]
 	for i, q := range names {

@@ -38,6 +38,9 @@ func (w *Worker) bookNew(session *queues.Session, jobs []queues.Fetched) []*item
 		w.log.Warn("redis has forgotten its last moments, as after a failover: the jobs fetched in them are on their queues again", slog.Int("dropped", len(lost)))
 		w.dropLost(lost)
 	}
+	if w.picks != nil {
+		w.picks.took(jobs)
+	}
 	return w.book(session, jobs)
 }
 
@@ -121,7 +124,9 @@ func (w *Worker) runItem(it *item) {
 	w.observer.Started(it.queue, it.job.Class)
 	start := time.Now()
 	out := w.call(it)
-	w.conclude(it, out, time.Since(start))
+	took := time.Since(start)
+	w.lane.measure(it, took, out.Kind == Failed)
+	w.conclude(it, out, took)
 }
 
 // call runs the handler; a panic is a failure of the job, not of the process.

@@ -9,6 +9,7 @@ import (
 	"github.com/alitto/pond/v2"
 
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 )
 
 // lane holds every job that is in this process's hands and decides which of the waiting ones starts next: destinations take turns,
@@ -40,9 +41,10 @@ type lane struct {
 	waiting    int
 	running    int // includes jobs of earlier sessions
 	processors int
-	starting   bool // a processor has been started that has not come for its first job
-	limit      int  // processors at most
-	closed     bool // nothing starts any more
+	starting   bool             // a processor has been started that has not come for its first job
+	limit      int              // processors at most
+	closed     bool             // nothing starts any more
+	meter      *scheduler.Meter // measures for who decides on the limit; nil until somebody asks
 }
 
 // destination is the waiting line of one destination. It exists while somebody waits in it.
@@ -175,6 +177,7 @@ func (l *lane) add(list []*item) (lost []*item) {
 		l.push(d)
 	}
 	l.spawn()
+	l.level(time.Now())
 	l.mu.Unlock()
 	if len(over) > 0 {
 		l.hold(over, reasonBusy, time.Time{})
@@ -280,6 +283,7 @@ func (l *lane) next(now time.Time, first bool) (*item, []heldBack) {
 			it.state = running
 			it.started = now
 			l.spawn()
+			l.level(now)
 			return it, held
 		}
 	}
@@ -305,6 +309,7 @@ func (l *lane) release(it *item) {
 		d.moved = time.Now()
 		l.push(d)
 	}
+	l.level(time.Now())
 	if l.running == 0 && l.waiting == 0 {
 		signal(l.idle)
 	}
@@ -456,6 +461,7 @@ func (l *lane) resize(n int) {
 	l.limit = n
 	l.pool.Resize(n)
 	l.spawn()
+	l.level(time.Now())
 }
 
 // begin makes s the current session and returns what had not started under the old one, in one step: whatever waited a moment longer

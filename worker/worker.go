@@ -44,7 +44,9 @@ type Config struct {
 	Handlers []Handler          // at least one
 	Gate     Gate               // nil admits everything
 
-	Owned     []scheduler.Queue // queues that only this fleet fetches from; without weights the order is strict
+	Owned     []scheduler.Queue // queues that only this fleet fetches from
+	Policy    scheduler.Policy  // which of them is next; default: weighted with weights, else strict, as Sidekiq
+	Goals     scheduler.Goals   // for the policy of goals
 	ForeignTo string            // where jobs of foreign classes from owned queues go; required with Owned unless every class is native or Foreign is given
 	Foreign   Foreign           // runs the jobs of foreign classes; nil: they are forwarded
 	Shared    []string          // queues that Ruby serves too
@@ -119,8 +121,25 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
 	setDefault(&c.Observer, Observer(NopObserver{}))
 	need(c.Concurrency > 0 && c.Window > 0 && c.PerDest > 0, "concurrency, window and per-destination limit must be positive")
+	need(slices.Contains([]scheduler.Policy{"", scheduler.PolicyGoals, scheduler.PolicyWeighted, scheduler.PolicyStrict}, c.Policy), fmt.Sprintf("unknown policy %q", c.Policy))
 	need(c.RenewEvery < c.LeaseTTL-margin(c.LeaseTTL), "the lease must be renewed well before it ends")
 	return c, errors.Join(problems...)
+}
+
+// order is the order of the owned queues for one fetch, as Sidekiq chooses it.
+func (c *Config) order() []string {
+	switch c.Policy {
+	case scheduler.PolicyWeighted:
+		return scheduler.Weighted(c.Owned, nil)
+	case scheduler.PolicyStrict:
+		names := make([]string, len(c.Owned))
+		for i, q := range c.Owned {
+			names[i] = q.Name
+		}
+		return scheduler.Strict(names)
+	default:
+		return scheduler.Order(c.Owned, nil)
+	}
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -140,6 +159,7 @@ type Worker struct {
 	completer *completer
 	foreign   foreignSide
 	pacer     *pacer
+	picks     *picks // nil without goals
 	counts    *counts
 	observer  Observer
 	log       *slog.Logger
@@ -183,11 +203,15 @@ func New(cfg Config) (*Worker, error) {
 		in: make(chan settlement, 2*cfg.Window+2*foreignPile), lane: w.lane, keeper: w.keeper, observer: w.observer, log: w.log, ended: w.ended,
 	}
 	w.fetcher = &fetcher{
-		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: func() []string { return scheduler.Order(cfg.Owned, nil) }, owned: len(cfg.Owned) > 0,
+		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: cfg.order, owned: len(cfg.Owned) > 0,
 		book: w.book, bookNew: w.bookNew, booked: make(chan []*item, 1), observer: w.observer, log: w.log, wake: make(chan struct{}, 1),
 		look: queues.Look{
 			Queues: cfg.Shared, Classes: classes, WindowJobs: cfg.WindowJobs, WindowBytes: cfg.WindowBytes, Share: cfg.Share, Hosts: cfg.OnlyHosts,
 		},
+	}
+	if cfg.Policy == scheduler.PolicyGoals && len(cfg.Owned) > 0 {
+		w.picks = newPicks(&cfg)
+		w.fetcher.picks = w.picks
 	}
 	for _, q := range cfg.Owned {
 		w.fetcher.awaiters = append(w.fetcher.awaiters, &awaiter{queue: q.Name, arm: make(chan struct{}, 1)})
@@ -256,6 +280,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	}()
 	fetching.Go(func() error { return w.poll(w.fetchEnd) })
 	fetching.Go(func() error { return w.fetcher.Run(w.fetchEnd, leaseCtx) })
+	if w.picks != nil {
+		fetching.Go(func() error { return w.picks.Run(w.fetchEnd) })
+	}
 	fetching.Go(func() error {
 		defer close(w.fetched)
 		w.fetcher.pass(w.dispatch)

@@ -1,0 +1,128 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
+)
+
+const (
+	pickEvery = 250 * time.Millisecond // between two looks at the owned queues: a twentieth of the shortest goal of Mastodon's queues
+	pickStale = 5 * time.Second        // after so long without an answer from Redis nothing is known of the queues
+)
+
+// picks chooses the order of the owned queues by their goals. One goroutine looks at the queues, the fetcher asks.
+type picks struct {
+	store    *queues.Store
+	names    []string
+	goals    scheduler.Goals
+	observer Observer
+	log      *slog.Logger
+
+	mu     sync.Mutex
+	picker *scheduler.Picker
+	views  []scheduler.QueueView // as at the last look
+	at     time.Time             // of the last look; zero: none yet
+}
+
+func newPicks(cfg *Config) *picks {
+	p := &picks{store: cfg.Store, goals: cfg.Goals, observer: cfg.Observer, log: cfg.Logger, picker: scheduler.NewPicker(scheduler.PolicyGoals, nil)}
+	for _, q := range cfg.Owned {
+		p.names = append(p.names, q.Name)
+		p.views = append(p.views, scheduler.QueueView{Name: q.Name, Backlog: scheduler.Unknown, Goal: cfg.Goals.Queue(q.Name)})
+	}
+	return p
+}
+
+// Run looks at the queues until ctx ends.
+func (p *picks) Run(ctx context.Context) error {
+	tick := time.NewTicker(pickEvery)
+	defer tick.Stop()
+	failed := false
+	for {
+		err := p.look(ctx)
+		if err != nil && ctx.Err() == nil {
+			p.observer.RedisError("look")
+			if !failed {
+				p.log.WarnContext(ctx, "queues not looked at, their order stays", slog.Any("err", err))
+			}
+		}
+		failed = err != nil
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *picks) look(ctx context.Context) error {
+	callCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	states, err := p.store.QueueStates(callCtx, p.names, time.Now())
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at = time.Now()
+	for i := range states {
+		p.views[i].Backlog = int(states[i].Backlog)
+		p.views[i].HeadAge = time.Duration(min(states[i].Latency, 1e9) * float64(time.Second))
+	}
+	return nil
+}
+
+// order is the order of a fetch for so many jobs, with at most so many of each. A queue may come twice: first with what it may take for
+// having waited too long, then in its turn. A queue that was empty at the last look is asked all the same, last: it may not be any more.
+func (p *picks) order(room int) (names []string, most []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	views := slices.Clone(p.views)
+	since := time.Since(p.at)
+	for i := range views {
+		if p.at.IsZero() || since > pickStale {
+			views[i].Backlog, views[i].HeadAge = scheduler.Unknown, 0
+			continue
+		}
+		views[i].HeadAge += since
+		if views[i].Backlog == 0 {
+			views[i].Backlog, views[i].HeadAge = scheduler.Unknown, 0
+		}
+	}
+	for _, k := range p.picker.Pick(room, views) {
+		names = append(names, k.Queue)
+		most = append(most, k.Jobs)
+	}
+	return names, most
+}
+
+// took tells the picker what a fetch has brought.
+func (p *picks) took(jobs []queues.Fetched) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := 0; i < len(jobs); {
+		n := i + 1
+		for n < len(jobs) && jobs[n].Ref.Queue == jobs[i].Ref.Queue {
+			n++
+		}
+		p.picker.Took(jobs[i].Ref.Queue, n-i, 1)
+		i = n
+	}
+}
+
+// Queues is what is known of the owned queues, for whoever decides on limits: jobs that wait, and how long the oldest has. Without the policy
+// of goals there is nothing to tell.
+func (w *Worker) Queues() []scheduler.QueueView {
+	if w.picks == nil {
+		return nil
+	}
+	w.picks.mu.Lock()
+	defer w.picks.mu.Unlock()
+	return slices.Clone(w.picks.views)
+}
