@@ -53,7 +53,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		Verdict  []string
 	}{Report: r, Table: r.table(), Verdict: r.verdict()}
 	for i := range plots {
-		svg, err := plots[i].SVG()
+		svg, err := plots[i].pageSVG(r.Scenario.Clock)
 		if err != nil {
 			return err
 		}

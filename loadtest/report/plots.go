@@ -122,7 +122,7 @@ func (r *Report) draw(unit string, log bool, lines func(*simulate.Series) [][]fl
 		a.Padding = 0
 	}
 	p.Y.Label.Text = unit
-	p.X.Tick.Marker = clockTicks{start: r.Scenario.Clock}
+	p.X.Tick.Marker = clockTicks{start: r.Scenario.Clock, most: 12}
 	p.Legend.TextStyle.Font = sans
 	p.Legend.TextStyle.Color = ink
 	p.Legend.Top = true
@@ -217,14 +217,17 @@ func (r *Report) draw(unit string, log bool, lines func(*simulate.Series) [][]fl
 }
 
 // clockTicks are times of day.
-type clockTicks struct{ start time.Duration }
+type clockTicks struct {
+	start time.Duration
+	most  float64 // labels
+}
 
 // Ticks implements plot.Ticker.
 func (c clockTicks) Ticks(low, high float64) []plot.Tick {
 	step := 1.0 / 12
 	for _, s := range []float64{1.0 / 12, 0.25, 0.5, 1, 2, 3, 6, 12, 24, 48} {
 		step = s
-		if (high-low)/s <= 12 {
+		if (high-low)/s <= c.most {
 			break
 		}
 	}
@@ -272,16 +275,32 @@ func (spanTicks) Ticks(low, high float64) []plot.Tick {
 	return ticks
 }
 
+var ownSize = regexp.MustCompile(`<svg width="[^"]*" height="[^"]*"`)
+
 var fontFamily = regexp.MustCompile(`font-family:[^;"]*;?`)
 
-// SVG is the picture for a page: it takes the width that it is given, and the page's fonts.
+// SVG is the picture: it takes the width that it is given, and the fonts of the page that it is on.
 func (p *Plot) SVG() (string, error) {
+	c := vgsvg.New(plotWidth, plotHeight)
+	p.plot.Draw(draw.New(c))
+	return p.finish(c)
+}
+
+// pageSVG is the picture for the page, which shows two beside each other and says once which colour is whose.
+func (p *Plot) pageSVG(start time.Duration) (string, error) {
 	width := plotWidth
-	if strings.HasPrefix(p.Name, "wait-") || p.Name != "backlog" {
+	small := *p.plot
+	small.Legend = plot.NewLegend()
+	if p.Name != "backlog" {
 		width = smallWidth
+		small.X.Tick.Marker = clockTicks{start: start, most: 7}
 	}
 	c := vgsvg.New(width, plotHeight)
-	p.plot.Draw(draw.New(c))
+	small.Draw(draw.New(c))
+	return p.finish(c)
+}
+
+func (p *Plot) finish(c *vgsvg.Canvas) (string, error) {
 	var buf bytes.Buffer
 	if _, err := c.WriteTo(&buf); err != nil {
 		return "", fmt.Errorf("draw %s: %w", p.Name, err)
@@ -292,7 +311,7 @@ func (p *Plot) SVG() (string, error) {
 	}
 	text = fontFamily.ReplaceAllString(text, "")
 	// The first two sizes are the picture's own; the page decides how large it is shown.
-	text = regexp.MustCompile(`<svg width="[^"]*" height="[^"]*"`).ReplaceAllString(text, `<svg role="img" aria-label="`+p.Title+`"`)
+	text = ownSize.ReplaceAllString(text, `<svg role="img" aria-label="`+p.Title+`"`)
 	return text, nil
 }
 

@@ -50,14 +50,9 @@ func (s *Scenario) Marks() []simulate.Mark {
 		marks = append(marks, simulate.Mark{Name: string(in.Kind), At: in.At, For: in.For})
 	}
 	for _, e := range s.World.Events {
-		if e.Kind != world.Turn || e.At > 0 {
-			lasts := e.For
-			if e.Kind == world.Burst || e.Kind == world.DeleteFlood {
-				lasts = time.Second
-			}
-			if lasts > 0 {
-				marks = append(marks, simulate.Mark{Name: string(e.Kind), At: e.At, For: lasts})
-			}
+		// What happens in a moment, or does not end, is nothing to recover from.
+		if e.For > 0 && e.At+e.For < s.Length && e.Kind != world.Burst && e.Kind != world.DeleteFlood {
+			marks = append(marks, simulate.Mark{Name: string(e.Kind), At: e.At, For: e.For})
 		}
 	}
 	return marks

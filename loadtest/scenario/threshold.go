@@ -22,7 +22,7 @@ type Threshold struct {
 	Value  float64 // times in seconds
 }
 
-var thresholdForm = regexp.MustCompile(`^([a-z_.]+)\s*(<=|>=|==|<|>)\s*(\S+)$`)
+var thresholdForm = regexp.MustCompile(`^([a-z0-9_.]+)\s*(<=|>=|==|<|>)\s*(\S+)$`)
 
 // metrics are what thresholds may name. Times are in seconds, shares 0 to 1.
 var metrics = func() map[string]func(*simulate.Result) float64 {

@@ -29,6 +29,9 @@ type lease struct {
 const (
 	cluster     = "simulated"
 	leaseMillis = 12_000
+	// How often a manager calls with more than its minimum, and without (docs/dbpool.md, “Cost”).
+	holdEvery = int64(2 * time.Second)
+	restEvery = int64(3 * time.Second)
 	// confirmAfter is the wait before PostgreSQL's word that an ended lease's connections are gone is believed (docs/dbpool.md, “The wait”).
 	confirmAfter = int64(74 * time.Second)
 )
@@ -54,20 +57,25 @@ func (l *ledger) join(w *workerModel) {
 	l.call(w)
 }
 
-// call renews, grows or shrinks a lease: every second while it wants more than it has, else every two.
+// call renews, grows or shrinks a lease: every second while it wants more than it has, else every two or three.
 func (l *ledger) call(w *workerModel) {
 	a := &w.lease
 	if a.epoch == "" {
 		return
 	}
 	wanting := a.demand > a.granted
-	if !wanting && a.called > 0 && l.s.now-a.called < int64(2*time.Second) {
+	every := holdEvery
+	if a.granted <= l.book.Budget.MinPerHost {
+		every = restEvery
+	}
+	if !wanting && a.called > 0 && l.s.now-a.called < every {
 		return
 	}
 	a.called = l.s.now
 	held := min(a.granted, max(w.reserved()+nativeConns, 0))
 	want := a.demand
-	if a.known.Verdict == dbpool.VerdictOK {
+	// Who has what it demands, and demands what it did, asks for what it has: no need to compute everybody's share.
+	if a.known.Verdict == dbpool.VerdictOK && (wanting || a.demand != a.granted) {
 		want = l.aim(a, a.demand)
 	}
 	keep := max(held, min(a.granted, want)) // what is not open is given back at once

@@ -74,6 +74,7 @@ type meter struct {
 	done, failures, retried, dead, discarded int
 	lost, refused, overflow, scheduled       int
 	deferred, repeated                       int
+	returning                                int // jobs that wait for Redis to go back to their queue
 	poolWaits, poolTimeouts                  int
 	late                                     int // deliveries accepted too late
 

@@ -22,8 +22,7 @@ type Result struct {
 	Series     Series           `json:"series"`
 }
 
-// Jobs says what became of every job: Pushed = Done + Dead + Discarded + Lost + Dropped + Waiting + Running + InSets, where InSets counts only jobs that
-// were pushed before; see Unaccounted.
+// Jobs says what became of every job: Pushed = Done + Dead + Discarded + Lost + Dropped + Waiting + Running + Again.
 type Jobs struct {
 	Pushed    int `json:"pushed"`    // first pushes
 	Done      int `json:"done"`      // ended well, or with a refusal that is final
@@ -38,7 +37,8 @@ type Jobs struct {
 	Dropped   int `json:"dropped"`   // by the simulator's bound on jobs in memory
 	Waiting   int `json:"waiting"`   // in queues at the end
 	Running   int `json:"running"`   // at the end
-	InSets    int `json:"in_sets"`   // in retry and schedule at the end
+	InSets    int `json:"in_sets"`   // in retry and schedule at the end, those among them that were never on a queue included
+	Again     int `json:"again"`     // in sets at the end, to be run again: failed, or put off untried
 }
 
 // GivenUp are the jobs that failed for good.
@@ -156,7 +156,7 @@ func (m *meter) result() *Result {
 	r.Jobs = Jobs{
 		Pushed: m.arrived, Done: m.done, Failures: m.failures, Retried: m.retried, Dead: m.dead, Discarded: m.discarded, Lost: m.lost,
 		Repeated: m.repeated, Deferred: m.deferred, Refused: m.refused, Dropped: m.overflow, Running: s.running + s.eng.waiting(),
-		InSets: len(s.due),
+		InSets: len(s.due), Again: m.again(),
 	}
 	intervals := float64(max(1, len(m.series.Seconds)))
 	for i := range m.queue {
@@ -216,6 +216,17 @@ func (m *meter) result() *Result {
 		r.Use.CPUPerMillion = round(used * 1e6 / float64(m.done))
 	}
 	return r
+}
+
+// again counts the jobs in sets that have been on a queue before.
+func (m *meter) again() int {
+	n := m.returning
+	for i := range m.s.due {
+		if d := &m.s.due[i]; d.held || d.job.Retries > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // deliveries sums up what the instances got.

@@ -257,7 +257,9 @@ func (s *sim) outcome(job *world.Job, failed, safe bool) {
 		// Ruby cannot write its retry either, but the worker has the job still: it goes back when Redis is there again.
 		again := *job
 		s.met.repeated++
+		s.met.returning++
 		s.after(s.redisDownTo, func() {
+			s.met.returning--
 			s.queues[again.Queue()].unshift(again)
 			s.jobs++
 		})
