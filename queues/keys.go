@@ -54,6 +54,9 @@ func (s *Store) Client() redis.UniversalClient { return s.client }
 // Key returns a Sidekiq key with the store's namespace: Key("queues"), Key("queue:default").
 func (s *Store) Key(name string) string { return s.keys.sidekiq(name) }
 
+// OwnKey returns a key of Queueville's own: OwnKey("scheduler:journal").
+func (s *Store) OwnKey(name string) string { return s.keys.own + name }
+
 // keys makes Redis key names: Sidekiq's with the prefix "<ns>:", ours with "queueville:<ns>:".
 type keys struct {
 	prefix string // "" or "<ns>:"

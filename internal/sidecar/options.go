@@ -45,6 +45,9 @@ type Options struct {
 	RubyCommand   []string `toml:"ruby_command"`
 
 	Concurrency   int           `toml:"concurrency"`
+	Limits        string        `toml:"limits"`
+	CPUTarget     float64       `toml:"cpu_target"`
+	Policy        string        `toml:"policy"`
 	Stated        int           `toml:"stated_concurrency"`
 	PerHost       int           `toml:"per_host"`
 	DBConnections int           `toml:"db_connections"`
@@ -67,7 +70,7 @@ type Options struct {
 // DefaultOptions are the options with nothing set.
 func DefaultOptions() *Options {
 	return &Options{
-		Canary: "100%", Concurrency: 512, Stated: 25, PerHost: 8, DBConnections: 5, StopTimeout: 25 * time.Second,
+		Canary: "100%", Concurrency: 512, Limits: limitsFixed, CPUTarget: 95, Stated: 25, PerHost: 8, DBConnections: 5, StopTimeout: 25 * time.Second,
 		Metrics: "127.0.0.1:9395", MetricsPrefix: "ruby_", LogFormat: "auto", LogLevel: "info", BusyMirror: true,
 		RubyThreads: 25, RubyMemoryMB: 2048, RubyStuck: "report",
 	}
@@ -102,6 +105,9 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.RubyCommand, "ruby-command", o.RubyCommand, "with --full: the `WORDS` that start Ruby, with commas, e.g. bundle,exec,ruby (default: found as Mastodon's units do)")
 
 	f.IntVar(&o.Concurrency, "concurrency", o.Concurrency, "deliveries in flight at most")
+	f.StringVar(&o.Limits, "limits", o.Limits, "fixed: --concurrency deliveries at once; adaptive: as many as do good, found by trial, --concurrency at most")
+	f.Float64Var(&o.CPUTarget, "cpu-target", o.CPUTarget, "with adaptive limits: `PERCENT` of the host's processors that may be in use when others need them too")
+	f.StringVar(&o.Policy, "policy", o.Policy, "which owned queue is next: goals, weighted or strict (default: weighted if weights are given, else strict, as Sidekiq)")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
 	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most")
 	f.IntVar(&o.DBConnections, "db-connections", o.DBConnections, "Postgres connections of deliveries at most, within the cluster's budget (0: the budget alone bounds them)")
@@ -234,6 +240,7 @@ func (o *Options) read() (plan, []mastodonenv.Problem) {
 	if o.MaxRate < 0 || math.IsNaN(o.MaxRate) || math.IsInf(o.MaxRate, 0) || o.MaxRate > 0 && o.MaxRate < 0.01 {
 		bad("max-rate", "use a number of jobs a second, or 0 for no limit", "%v is out of range", o.MaxRate)
 	}
+	o.readScheduling(bad)
 	o.readAddresses(bad)
 	if !slices.Contains([]string{"auto", "text", "json"}, o.LogFormat) {
 		bad("log-format", "use auto, text or json", "%q is unknown", o.LogFormat)

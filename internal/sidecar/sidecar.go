@@ -19,6 +19,7 @@ import (
 
 	"github.com/queueville/queueville/activitypub"
 	"github.com/queueville/queueville/internal/deliveryjobs"
+	"github.com/queueville/queueville/internal/governor"
 	"github.com/queueville/queueville/internal/mastodonenv"
 	"github.com/queueville/queueville/internal/status"
 	"github.com/queueville/queueville/internal/workmetrics"
@@ -61,17 +62,19 @@ type Sidecar struct {
 	Store     *queues.Store
 	Signer    string // name of the signer in use, for people
 
-	opts    *Options
-	plan    plan
-	env     Env
-	config  *mastodonenv.Config
-	servers *servers
-	metrics *workmetrics.Metrics
-	health  *workmetrics.Health
-	server  *workmetrics.Server
-	shadow  *worker.Shadow
-	command ruby.Command // with --full
-	ruby    *engine      // nil without
+	opts     *Options
+	plan     plan
+	env      Env
+	config   *mastodonenv.Config
+	servers  *servers
+	metrics  *workmetrics.Metrics
+	health   *workmetrics.Health
+	server   *workmetrics.Server
+	shadow   *worker.Shadow
+	governor *governor.Governor // nil with fixed limits
+	journal  *governor.Journal
+	command  ruby.Command // with --full
+	ruby     *engine      // nil without
 }
 
 // New reads and checks everything and connects to every server. All problems come back at once, warnings too; with one of severity error
@@ -209,8 +212,10 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 	if s.env.Tune != nil {
 		s.env.Tune(&cfg)
 	}
-	s.Worker, err = worker.New(cfg)
-	return err
+	if s.Worker, err = worker.New(cfg); err != nil {
+		return err
+	}
+	return s.makeGovernor(identity)
 }
 
 func (s *Sidecar) makeDeliverer() error {
@@ -275,7 +280,7 @@ func (s *Sidecar) workerConfig(identity, host string) worker.Config {
 		Holder:   worker.ThisProcess(identity, host),
 		Handlers: []worker.Handler{deliveryjobs.NewHandler(s.Deliverer, observe)},
 		Gate:     deliveryjobs.NewGate(s.Deliverer.Hosts()),
-		Owned:    owned, ForeignTo: s.opts.ForeignTo, Shared: s.plan.shared, Share: s.plan.share, OnlyHosts: s.plan.onlyHosts, MaxRate: s.opts.MaxRate,
+		Owned:    owned, Policy: scheduler.Policy(s.opts.Policy), Goals: scheduler.MastodonGoals(), ForeignTo: s.opts.ForeignTo, Shared: s.plan.shared, Share: s.plan.share, OnlyHosts: s.plan.onlyHosts, MaxRate: s.opts.MaxRate,
 		Concurrency: s.opts.Concurrency, StopTimeout: s.opts.StopTimeout, PollAverage: s.opts.PollAverage,
 		MirrorBusy: s.opts.BusyMirror, Metrics7: true, Metrics8: true,
 		Jitter7: s.config.Version.Known() && !s.config.Version.AtLeast(4, 5),
@@ -331,7 +336,7 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 		Owned: s.plan.owned, Shared: s.plan.shared, ForeignTo: s.opts.ForeignTo, Share: s.plan.share,
 		InHand: load.InHand, Waiting: load.Waiting, Running: load.Running, Concurrency: load.Concurrency,
 		Signer: s.Signer, HostsDown: s.hostsDown(), Ruby: s.rubyState(),
-		Database: s.servers.db.state(s.opts.RubyThreads),
+		Database: s.servers.db.state(s.opts.RubyThreads), Limits: s.limits(),
 	}
 	if us, since, why := s.Deliverer.LocalOutage(); us {
 		w.Outage = fmt.Sprintf("%s since %s", why, since.UTC().Format(time.TimeOnly))
@@ -397,6 +402,10 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		back.Go(func() error { return s.beatShadow(backCtx) })
 		err = s.shadow.Run(ctx)
 	} else {
+		if s.governor != nil {
+			back.Go(func() error { return s.governor.Run(backCtx) })
+			back.Go(func() error { return s.journal.Run(backCtx) })
+		}
 		err = s.Worker.Run(ctx)
 	}
 	s.health.SetReady(false)

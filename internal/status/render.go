@@ -91,6 +91,11 @@ func renderProcesses(b *strings.Builder, s *Status) {
 			kind += ", silent"
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d MiB\t%.0f s ago\n", name(p.Identity), kind, busy, names(served), p.RSSKB/1024, p.BeatAge)
+		if p.Worker != nil {
+			for i := range p.Worker.Limits {
+				_, _ = fmt.Fprintf(t, "  its limit: %s\t\t%d\t%s\t\t-\n", name(p.Worker.Limits[i].Lane), p.Worker.Limits[i].Limit, cut(p.Worker.Limits[i].explain(), noteRunes))
+			}
+		}
 		if p.Worker != nil && p.Worker.Database != nil {
 			renderLease(t, p.Worker.Database)
 		}
@@ -106,6 +111,25 @@ func renderProcesses(b *strings.Builder, s *Status) {
 type fedBy struct {
 	worker string
 	pid    int
+}
+
+// explain says what binds a lane, and what more of it would give.
+func (l *Limit) explain() string {
+	if l.Bound == "demand" {
+		return fmt.Sprintf("not needed: %.1f running, %.1f jobs/s", l.Running, l.Rate)
+	}
+	value := fmt.Sprintf("%.4g", l.Value)
+	switch l.Unit {
+	case "core":
+		value = fmt.Sprintf("%.0f %%", 100*l.Value)
+	case "GiB":
+		value = mib(int64(min(max(l.Value, 0), 1<<60))) + " left"
+	}
+	text := fmt.Sprintf("%s (%s), %.1f jobs/s", printable(l.Bound), value, l.Rate)
+	if l.Gain != nil && l.Unit != "" {
+		text += fmt.Sprintf("; one more %s: about %+.1f", printable(l.Unit), *l.Gain)
+	}
+	return text
 }
 
 // renderLease shows a worker's part of the connection budget below it.
