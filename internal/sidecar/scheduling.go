@@ -75,12 +75,17 @@ func (s *Sidecar) rubyPIDs() []int {
 	return pids
 }
 
-// limits is what status shows of the lanes' limits.
-func (s *Sidecar) limits() []status.Limit {
+// decisions are the last ones on the lanes' limits.
+func (s *Sidecar) decisions() []scheduler.Decision {
 	if s.governor == nil {
 		return nil
 	}
-	decisions := s.governor.Decisions()
+	return s.governor.Decisions()
+}
+
+// limits is what status shows of the lanes' limits.
+func (s *Sidecar) limits() []status.Limit {
+	decisions := s.decisions()
 	list := make([]status.Limit, len(decisions))
 	for i, d := range decisions {
 		list[i] = status.Limit{

@@ -179,6 +179,9 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 		if s.servers.db.manager != nil {
 			cfg.Database, cfg.LeaseEvents = s.servers.db.manager.Stats, s.servers.db.events
 		}
+		if s.opts.Limits == limitsAdaptive {
+			cfg.Limits = s.decisions
+		}
 		if s.opts.Full {
 			cfg.Ruby = func() (ruby.Load, []ruby.Process) { return s.ruby.look() }
 		}

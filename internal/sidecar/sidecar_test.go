@@ -78,6 +78,9 @@ func TestOptions(t *testing.T) {
 		"a share without a percent sign":     {func(o *sidecar.Options) { o.Canary = "5" }, "--canary"},
 		"metrics for the world":              {func(o *sidecar.Options) { o.Metrics = ":9395" }, "not a loopback address"},
 		"a resolver without a port":          {func(o *sidecar.Options) { o.Resolver = "127.0.0.1" }, "--resolver"},
+		"limits of another kind":             {func(o *sidecar.Options) { o.Limits = "magic" }, `--limits: "magic" is unknown; use fixed or adaptive`},
+		"a share of no processor":            {func(o *sidecar.Options) { o.CPUTarget = 0 }, "--cpu-target"},
+		"an order of another kind":           {func(o *sidecar.Options) { o.Policy = "fifo" }, `--policy: "fifo" is unknown`},
 		"a long stop":                        {func(o *sidecar.Options) { o.StopTimeout = 0 }, "--timeout"},
 	}
 	for name, c := range cases {

@@ -3,6 +3,7 @@ package status
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -146,5 +147,26 @@ func TestNumbers(t *testing.T) {
 		if got := group(in); got != want {
 			t.Errorf("group(%d) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// What binds a lane is said in words, with its value and what more would give; names come from Redis, so they are hostile.
+func TestLimitsInWords(t *testing.T) {
+	t.Parallel()
+	gain := 250.4
+	for want, l := range map[string]Limit{
+		"not needed: 3.2 running, 16.0 jobs/s":                               {Bound: "demand", Running: 3.2, Rate: 16, Limit: 40},
+		"cpu (97 %), 480.0 jobs/s; one more core: about +250.4":              {Bound: "cpu", Value: 0.97, Unit: "core", Gain: &gain, Rate: 480},
+		"memory (200 MiB left), 5.0 jobs/s":                                  {Bound: "memory", Value: 200 << 20, Unit: "GiB", Rate: 5},
+		"db connections (12), 5.0 jobs/s; one more connection: about +250.4": {Bound: "db connections", Value: 12, Unit: "connection", Gain: &gain, Rate: 5},
+	} {
+		if got := l.explain(); got != want {
+			t.Errorf("explain() = %q, want %q", got, want)
+		}
+	}
+	var b strings.Builder
+	s := &Status{Processes: []Process{{Identity: "h:1:a", Worker: &Worker{Limits: []Limit{{Lane: "\x1b[31mx", Bound: "\x1b[2Jy", Value: math.Inf(1), Unit: "GiB"}}}}}}
+	if err := Render(&b, s); err != nil || strings.Contains(b.String(), "\x1b") {
+		t.Errorf("Render = %v: %q", err, b.String())
 	}
 }

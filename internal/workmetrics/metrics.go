@@ -15,6 +15,7 @@ import (
 	"github.com/queueville/queueville/activitypub"
 	"github.com/queueville/queueville/dbpool"
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 	"github.com/queueville/queueville/worker"
 	"github.com/queueville/queueville/worker/ruby"
 )
@@ -62,6 +63,8 @@ type Config struct {
 
 	Database    func() dbpool.Stats // of the connection budget; nil without a lease
 	LeaseEvents *LeaseEvents        // begins to count; nil with a nil Database
+
+	Limits func() []scheduler.Decision // of lanes whose limits are found by trial; nil without
 }
 
 // New makes the metrics and registers them.
@@ -101,6 +104,9 @@ func New(cfg Config) *Metrics {
 	}
 	if cfg.Database != nil {
 		cfg.LeaseEvents.to.Store(newDatabaseMetrics(m, cfg.Database))
+	}
+	if cfg.Limits != nil {
+		newLimitMetrics(m, cfg.Limits)
 	}
 	return m
 }
