@@ -110,7 +110,12 @@ func New(tb testing.TB, hosts ...fediverse.Host) *Server {
 // SetBudget stores how many database connections all workers of this server have together, and that nobody has any yet.
 func (s *Server) SetBudget(tb testing.TB, connections int) {
 	tb.Helper()
-	_, err := dbpool.NewLedger(s.Redis, "", "local.test").SetBudget(tb.Context(), dbpool.Budget{Connections: connections, MinPerHost: 2, SetBy: "test"},
+	s.setBudget(tb, "", connections)
+}
+
+func (s *Server) setBudget(tb testing.TB, namespace string, connections int) {
+	tb.Helper()
+	_, err := dbpool.NewLedger(s.Redis, namespace, "local.test").SetBudget(tb.Context(), dbpool.Budget{Connections: connections, MinPerHost: 2, SetBy: "test"},
 		dbpool.SetOptions{NewCluster: true})
 	must(tb, err)
 }
@@ -119,6 +124,11 @@ func (s *Server) SetBudget(tb testing.TB, connections int) {
 func (s *Server) WriteEnv(tb testing.TB, lines ...string) {
 	tb.Helper()
 	must(tb, os.WriteFile(s.EnvFile, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
+	for _, line := range lines {
+		if namespace, ok := strings.CutPrefix(line, "REDIS_NAMESPACE="); ok { // there, the budget is another one
+			s.setBudget(tb, namespace, Budget)
+		}
+	}
 }
 
 // Delivery is the payload of a new job that delivers to a host, as Mastodon's Sidekiq writes it, and its jid.
