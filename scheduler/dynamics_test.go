@@ -3,6 +3,7 @@ package scheduler
 import (
 	"math"
 	"testing"
+	"time"
 )
 
 // Growth never drifts upwards where more concurrency brings nothing: the known fault of limits that follow latency. The outside serves 24
@@ -203,5 +204,28 @@ func TestLimitsOfTwoLanes(t *testing.T) {
 	// The model rounds what a job computes up to its next millisecond.
 	if want := (2 - 300*0.0025) / 0.0065; ruby < 0.9*want {
 		t.Errorf("Ruby jobs: %.0f/s, the rest of the processors is worth %.0f", ruby, want)
+	}
+}
+
+// A lane that hardly computes is not cut for the processors that another of ours uses.
+func TestLimitOfALaneThatDoesNotCompute(t *testing.T) {
+	t.Parallel()
+	c, err := NewController(ControllerConfig{Lanes: []LaneConfig{{Name: "native", Max: 512, Start: 200}, {Name: "ruby", Max: 50, Start: 20}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := t0
+	for range 40 {
+		now = now.Add(250 * time.Millisecond)
+		c.Step(now, Host{Cores: 4, Busy: 4, Ours: 3, Pressure: 0.9, Throttled: Unknown, MemoryAvailable: Unknown, MemoryTotal: Unknown, MemoryPressure: Unknown}, []Lane{
+			{Name: "native", Running: 200, Full: 1, Done: 250, Wall: 0.2, CPU: 0.1},
+			{Name: "ruby", Running: float64(c.Limit("ruby")), Full: 1, Done: 50, Wall: 0.1, CPU: 2.9},
+		})
+	}
+	if got := c.Limit("native"); got < 100 {
+		t.Errorf("the lane that uses 0.1 of 3 cores was cut to %d", got)
+	}
+	if got := c.Limit("ruby"); got > 10 {
+		t.Errorf("the lane that uses the processors still has %d", got)
 	}
 }

@@ -33,6 +33,7 @@ const (
 	strongest   = 0.5 // factor of one step at most
 	overBrake   = 1.5 // what is over the target is taken back and a half more, for what others could not take shows nowhere
 	makeWay     = 0.9 // factor of a step for the sake of another lane
+	minorShare  = 0.1 // of the processors that are ours
 	brakeEvery  = 0.5 // seconds between two brakes of the first kind
 	changed     = 0.25
 	demandFull  = 0.5 // share of the time
@@ -213,7 +214,11 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 			factor, bound = f, b
 		}
 	}
-	if m.over > 0.01*h.Cores && h.Ours > 0 {
+	// A lane that uses next to none of what is ours would give up much for nothing: it only does not grow.
+	minor := v.CPU >= 0 && h.Ours > 0 && v.CPU < minorShare*h.Ours
+	if minor && m.over > 0.01*h.Cores {
+		l.holdTill = m.clock + afterBrake
+	} else if m.over > 0.01*h.Cores && h.Ours > 0 {
 		press(1-overBrake*m.over/h.Ours, ByOthers)
 	} else if m.over > 0.01*h.Cores && h.Ours < 0 {
 		press(m.target/h.Busy, ByCPU)
@@ -222,6 +227,7 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 		switch {
 		case h.MemoryAvailable >= 0 && m.keep > 0 && h.MemoryAvailable < m.keep, h.MemoryPressure > highMemory:
 			press(brake, ByMemory)
+		case minor:
 		case h.Throttled > highThrottled:
 			press(max(brake, 1-h.Throttled), ByQuota)
 		case m.hungry > 0 && !l.hungry && l.fair > 0 && v.CPU > l.fair && m.saturated(v):

@@ -270,7 +270,7 @@ func bestStatic(t *testing.T, fresh func() *plant) (rate float64, limit int) {
 		if n == most {
 			break
 		}
-		n = min(most, max(n+1, n*5/4))
+		n = min(most, max(n+1, n*4/3))
 	}
 	return rate, limit
 }
