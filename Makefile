@@ -95,6 +95,12 @@ bench-micro: setup ## Go benchmarks, COUNT=10 runs each; PKG=./queues for one pa
 bench-%: setup ## one suite: noop, delivery, memory, deadhosts, shared or full
 	scripts/bench.sh -suite $* $(ARGS)
 
+.PHONY: loadtest
+loadtest: build ## the league: every scenario simulated under both engines; reports in bin/loadtest
+	@mkdir -p bin/loadtest; missed=0; for s in $$(bin/queueville loadtest scenarios | awk '{print $$1}'); do \
+		bin/queueville loadtest simulate $$s --html bin/loadtest/$$s.html $(ARGS) > bin/loadtest/$$s.txt || { missed=1; echo "$$s: missed"; }; \
+		sed -n '/^stock Sidekiq: /p;/^Queueville: /p' bin/loadtest/$$s.txt | sed "s/^/$$s: /"; done; exit $$missed
+
 .PHONY: soak-dbpool
 soak-dbpool: setup ## the connection budget: a million steps of its protocol, then 40 processes under faults for SOAK=10m
 	QUEUEVILLE_DBPOOL_STEPS=$(or $(STEPS),1000000) go test -count=1 -timeout 30m -run TestProtocol ./dbpool
