@@ -44,6 +44,7 @@ func host(ruby *Ruby) *Status {
 		Processes: []Process{
 			{Identity: "alpha:4711:0a1b2c3d4e5f", Hostname: "alpha", PID: 4711, Concurrency: 25, RSSKB: 83_000, BeatAge: 3.4, Worker: &Worker{
 				Owned: allQueues, Running: 14, Waiting: 3, InHand: 60, Concurrency: 512, Signer: "openssl", Ruby: ruby,
+				Database: &Lease{Budget: 180, Leased: 58, Limit: 57, Open: 5, InUse: 2, Ruby: 50, Waiting: 26, Reason: "needs 26"},
 			}},
 			{Identity: "alpha:4780:9f8e7d6c5b4a", Hostname: "alpha", PID: 4780, Queues: allQueues, Concurrency: 25, Busy: 9, RSSKB: 310_000, BeatAge: 7.2},
 			{Identity: "alpha:4791:1f2e3d4c5b6a", Hostname: "alpha", PID: 4791, Queues: allQueues[:5], Concurrency: 25, Busy: 4, RSSKB: 300_000, BeatAge: 1},
@@ -71,6 +72,9 @@ func running() *Ruby {
 // TestFullMode: what a person sees of a host in full mode, for people and as JSON.
 func TestFullMode(t *testing.T) {
 	t.Parallel()
+	waiting := host(&Ruby{Waits: "needs 26, and has 10"})
+	waiting.Processes = waiting.Processes[:1]
+	waiting.Processes[0].Worker.Database = &Lease{Budget: 12, Leased: 0, Reason: "no room: 10 connections give 2 hosts their minimum"}
 	failing := &Ruby{Waiting: 1, Processes: []RubyProcess{{State: "booting"}}, Problem: "the preloaded parent of ruby processes ended before it was ready: exit status 1 (a gem is missing: run `bundle install` in the application's directory, as its user)"}
 	broken := host(failing)
 	broken.Processes = broken.Processes[:1]
@@ -85,7 +89,7 @@ func TestFullMode(t *testing.T) {
 	killed.Processes[0].BeatAge, killed.Processes[1].BeatAge, killed.Processes[2].BeatAge = 40, 38, 38
 	killed.Processes = append(killed.Processes, Process{Identity: "alpha:4999:bb", Hostname: "alpha", PID: 4999, Queues: allQueues, Concurrency: 25, BeatAge: 38})
 	killed.findFed()
-	cases := map[string]*Status{"killed": killed, "full": host(running()), "failing": broken, "beside": besides, "hostile": host(hostile)}
+	cases := map[string]*Status{"waiting": waiting, "killed": killed, "full": host(running()), "failing": broken, "beside": besides, "hostile": host(hostile)}
 	for name, s := range cases {
 		var text bytes.Buffer
 		if err := Render(&text, s.finish()); err != nil {

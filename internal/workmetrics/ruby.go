@@ -29,7 +29,7 @@ type rubyMetrics struct {
 	processes, pss   *prometheus.Desc
 	threads, running *prometheus.Desc
 	waiting, cron    *prometheus.Desc
-	problem          *prometheus.Desc
+	problem, waits   *prometheus.Desc
 }
 
 func newRubyMetrics(m *Metrics, look func() (ruby.Load, []ruby.Process)) *rubyMetrics {
@@ -55,6 +55,7 @@ func newRubyMetrics(m *Metrics, look func() (ruby.Load, []ruby.Process)) *rubyMe
 		waiting:      desc("queueville_ruby_jobs_waiting", "Jobs fetched for Ruby that no process has yet."),
 		cron:         desc("queueville_ruby_cron_leader", "1 when the cron scheduler runs in a Ruby process of this worker."),
 		problem:      desc("queueville_ruby_boot_problem", "1 while Ruby does not start."),
+		waits:        desc("queueville_ruby_waits", "1 while the next Ruby process waits for its database connections."),
 	}
 	m.registry.MustRegister(r.boot, r.bootFailures, r)
 	return r
@@ -62,7 +63,7 @@ func newRubyMetrics(m *Metrics, look func() (ruby.Load, []ruby.Process)) *rubyMe
 
 // Describe implements prometheus.Collector.
 func (r *rubyMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{r.processes, r.pss, r.threads, r.running, r.waiting, r.cron, r.problem} {
+	for _, d := range []*prometheus.Desc{r.processes, r.pss, r.threads, r.running, r.waiting, r.cron, r.problem, r.waits} {
 		ch <- d
 	}
 }
@@ -83,6 +84,7 @@ func (r *rubyMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(r.waiting, float64(load.Waiting))
 	gauge(r.cron, oneIf(load.Cron))
 	gauge(r.problem, oneIf(load.Problem != ""))
+	gauge(r.waits, oneIf(load.Waits != ""))
 	seen := map[int]bool{}
 	for _, p := range list {
 		if p.PSS > 0 && !seen[p.Slot] {
