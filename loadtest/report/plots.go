@@ -169,7 +169,7 @@ func (r *Report) draw(unit string, log bool, lines func(*simulate.Series) [][]fl
 	p.X.Min, p.X.Max = 0, end
 	p.Y.Min, p.Y.Max = 0, max(1e-3, top*1.12)
 	if log {
-		p.Y.Min, p.Y.Max = least, math.Pow(10, math.Ceil(math.Log10(max(1, top*1.2))))
+		p.Y.Min, p.Y.Max = least, max(1, top*1.6)
 		p.Y.Scale = plot.LogScale{}
 		p.Y.Tick.Marker = spanTicks{}
 	} else {
@@ -233,7 +233,8 @@ func (c clockTicks) Ticks(low, high float64) []plot.Tick {
 	}
 	var ticks []plot.Tick
 	start := c.start.Hours()
-	for t := math.Ceil((start+low)/step) * step; t <= start+high+1e-9; t += step {
+	// The last label would be cut off at the edge.
+	for t := math.Ceil((start+low)/step) * step; t < start+0.985*high; t += step {
 		minutes := int(math.Round(t*60)) % 1440
 		ticks = append(ticks, plot.Tick{Value: t - start, Label: fmt.Sprintf("%02d:%02d", minutes/60, minutes%60)})
 	}
