@@ -127,7 +127,7 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 // order is the order of the owned queues for one fetch, as Sidekiq chooses it.
-func (c *Config) order() []string {
+func (c Config) order() []string {
 	switch c.Policy {
 	case scheduler.PolicyWeighted:
 		return scheduler.Weighted(c.Owned, nil)

@@ -34,6 +34,7 @@ type spec struct {
 	Sidecar   bool          // beside another worker: shares push, runs no Ruby
 	DBLease   time.Duration // 0: the default
 	Resolver  string
+	Goals     bool // by latency goals, with adaptive limits
 }
 
 func TestMain(m *testing.M) {
@@ -59,6 +60,9 @@ func child(text string) int {
 	o := sidecar.DefaultOptions()
 	o.Mastodon, o.Full, o.Own, o.Metrics, o.PollAverage, o.Resolver = s.Mastodon, !s.Sidecar, s.Own, "", 2*time.Second, s.Resolver
 	o.RubyProcesses, o.RubyThreads, o.RubyNoPreload, o.StopTimeout = s.Processes, s.Threads, s.NoPreload, s.Stop
+	if s.Goals {
+		o.Policy, o.Limits = "goals", "adaptive"
+	}
 	if s.Sidecar {
 		o.RubyThreads, o.Shared = sidecar.DefaultOptions().RubyThreads, []string{"push"}
 		o.RubyProcesses, o.RubyNoPreload = 0, false

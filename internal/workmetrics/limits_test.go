@@ -26,11 +26,11 @@ func TestLimitMetrics(t *testing.T) {
 	got := map[string]float64{}
 	for _, f := range families {
 		for _, metric := range f.GetMetric() {
-			name := strings.TrimPrefix(f.GetName(), "queueville_lane_")
+			words := []string{strings.TrimPrefix(f.GetName(), "queueville_lane_")}
 			for _, l := range metric.GetLabel() {
-				name += " " + l.GetValue()
+				words = append(words, l.GetValue())
 			}
-			got[name] = metric.GetGauge().GetValue()
+			got[strings.Join(words, " ")] = metric.GetGauge().GetValue()
 		}
 	}
 	want := map[string]float64{
