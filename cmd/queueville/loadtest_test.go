@@ -48,7 +48,7 @@ func TestLoadtest(t *testing.T) {
 		"a copy":                 {[]string{"show", "viral-post"}, exitOK, "name: viral-post"},
 		"a misspelt name":        {[]string{"show", "viral-pots"}, exitUsage, `did you mean "viral-post"`},
 		"good":                   {[]string{"validate", good}, exitOK, "good"},
-		"bad":                    {[]string{"validate", write("bad.yaml", mine+"trafic: {}\n")}, exitConfig, "line 11"},
+		"bad":                    {[]string{"validate", write("bad.yaml", mine+"tariff: {}\n")}, exitConfig, "line 11"},
 		"metrics":                {[]string{"validate", "--metrics"}, exitOK, "push.p99"},
 		"a run":                  {[]string{"simulate", good, "--html", page, "--plots", filepath.Join(dir, "plots")}, exitOK, "every queue kept its goal"},
 		"a threshold missed":     {[]string{"simulate", write("hard.yaml", strings.Replace(mine, "jobs.lost == 0", "push.p99 < 0s", 1)), "--engine", "sidekiq"}, exitThresholds, "MISSED"},

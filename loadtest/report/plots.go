@@ -111,10 +111,10 @@ func (r *Report) draw(unit string, log bool, lines func(*simulate.Series) [][]fl
 	p.BackgroundColor = color.White
 	sans := font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(9)}
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {
-		a.LineStyle.Width = vg.Points(0.6)
-		a.LineStyle.Color = ink
-		a.Tick.LineStyle.Color = ink
-		a.Tick.LineStyle.Width = vg.Points(0.6)
+		a.Width = vg.Points(0.6)
+		a.Color = ink
+		a.Tick.Color = ink
+		a.Tick.Width = vg.Points(0.6)
 		a.Tick.Label.Font = sans
 		a.Tick.Label.Color = ink
 		a.Label.TextStyle.Font = sans
@@ -183,7 +183,7 @@ func (r *Report) draw(unit string, log bool, lines func(*simulate.Series) [][]fl
 			return nil, fmt.Errorf("a band: %w", err)
 		}
 		band.Color = shade
-		band.LineStyle.Width = 0
+		band.Width = 0
 		p.Add(band)
 	}
 	grid := plotter.NewGrid()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,8 +59,15 @@ func defaultWorld() world.Config {
 	return world.Config{
 		Server: world.Server{Users: 20_000, Active: 3_000, MedianFollowers: 22, Tail: 1.35, MostFollowers: 30_000, Streaming: 0.08, Night: 0.7},
 		Fedi: world.Fediverse{Instances: 12_000, Tail: 1.25, Tempers: []world.Share{
-			{Temper: world.Medium, Of: 0.2}, {Temper: world.Slow, Of: 0.03}, {Temper: world.Flaky, Of: 0.02}, {Temper: world.Limiting, Of: 0.01},
-			{Temper: world.Rejecting, Of: 0.02}, {Temper: world.Broken, Of: 0.01}, {Temper: world.Refused, Of: 0.02}, {Temper: world.Dark, Of: 0.015}, {Temper: world.Hanging, Of: 0.005},
+			{Temper: world.Medium, Of: 0.2},
+			{Temper: world.Slow, Of: 0.03},
+			{Temper: world.Flaky, Of: 0.02},
+			{Temper: world.Limiting, Of: 0.01},
+			{Temper: world.Rejecting, Of: 0.02},
+			{Temper: world.Broken, Of: 0.01},
+			{Temper: world.Refused, Of: 0.02},
+			{Temper: world.Dark, Of: 0.015},
+			{Temper: world.Hanging, Of: 0.005},
 		}},
 		Traffic: world.Traffic{
 			Posts: 0.6, Boosts: 0.5, Likes: 3, Follows: 0.4, Deletes: 0.06, Edits: 0.03, Replies: 0.5, Media: 0.2,
@@ -189,9 +197,9 @@ func (r *reader) event(n *yaml.Node, s *Scenario) {
 			names := make([]string, len(eventKinds))
 			for i, k := range eventKinds {
 				names[i] = string(k)
-				if k == e.Kind {
-					return
-				}
+			}
+			if slices.Contains(eventKinds, e.Kind) {
+				return
 			}
 			r.complain(n, "event: unknown kind %q%s", e.Kind, suggest(string(e.Kind), names))
 		},
@@ -236,10 +244,8 @@ func (r *reader) incident(n *yaml.Node, s *Scenario) {
 		"kind": func(n *yaml.Node) {
 			in.Kind = simulate.IncidentKind(r.text(n, "kind"))
 			names := []string{string(simulate.Outage), string(simulate.RedisFailover), string(simulate.PostgresStall)}
-			for _, name := range names {
-				if name == string(in.Kind) {
-					return
-				}
+			if slices.Contains(names, string(in.Kind)) {
+				return
 			}
 			r.complain(n, "incident: unknown kind %q%s", in.Kind, suggest(string(in.Kind), names))
 		},

@@ -10,24 +10,24 @@ import (
 )
 
 // load reads an embedded scenario.
-func load(t testing.TB, name string) *scenario.Scenario {
-	t.Helper()
+func load(tb testing.TB, name string) *scenario.Scenario {
+	tb.Helper()
 	text, err := scenario.Source(name)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s, problems := scenario.Parse(text)
 	if len(problems) > 0 {
-		t.Fatalf("%s: %v", name, problems)
+		tb.Fatalf("%s: %v", name, problems)
 	}
 	return s
 }
 
-func config(t testing.TB, s *scenario.Scenario, engine simulate.EngineName) simulate.Config {
-	t.Helper()
+func config(tb testing.TB, s *scenario.Scenario, engine simulate.EngineName) simulate.Config {
+	tb.Helper()
 	cfg, err := s.Config(engine)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return cfg
 }
@@ -51,13 +51,14 @@ func TestFosstodon(t *testing.T) {
 		}
 	}
 
-	peak, cleared := 0, 0
+	peak := 0
 	for i := at(4 * time.Hour); i < at(4*time.Hour+5*time.Minute); i++ {
 		if backlog[i] > backlog[peak] || peak == 0 {
 			peak = i
 		}
 	}
-	for cleared = peak; backlog[cleared] > 15; { // a fetch or two
+	cleared := peak
+	for backlog[cleared] > 15 { // a fetch or two
 		cleared++
 	}
 	within("25 threads: a backlog of about", float64(backlog[peak]), 300)

@@ -73,16 +73,14 @@ type dueJob struct {
 // dueJobs is a binary heap by time, then by order of arrival.
 type dueJobs []dueJob
 
-func (h dueJobs) before(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
-}
+func (d *dueJob) before(o *dueJob) bool { return d.at < o.at || d.at == o.at && d.seq < o.seq }
 
 func (h *dueJobs) push(d dueJob) {
 	*h = append(*h, d)
 	s := *h
 	for i := len(s) - 1; i > 0; {
 		up := (i - 1) / 2
-		if !s.before(i, up) {
+		if !s[i].before(&s[up]) {
 			break
 		}
 		s[i], s[up] = s[up], s[i]
@@ -101,7 +99,7 @@ func (h *dueJobs) pop() dueJob {
 	for i := 0; ; {
 		least := i
 		for c := 2*i + 1; c <= 2*i+2 && c < n; c++ {
-			if s.before(c, least) {
+			if s[c].before(&s[least]) {
 				least = c
 			}
 		}

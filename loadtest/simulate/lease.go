@@ -11,7 +11,6 @@ import (
 type ledger struct {
 	s    *sim
 	book dbpool.Book
-	last dbpool.Reply
 	next int // epochs
 	n    int
 }

@@ -42,7 +42,6 @@ type queueville struct {
 	hungry  [2]ring[*workerModel] // workers that have room for a job of the kind, in turn
 	ledger  *ledger
 	shares  [world.Classes]classShare
-	down    int
 }
 
 // classShare is what is known of how much of its time a class computes.
@@ -64,7 +63,6 @@ type workerModel struct {
 	runs   [2]int
 	hungry [2]bool
 	views  []scheduler.QueueView
-	now    time.Time
 
 	rubies   []*proc
 	waiting  []world.Job // of Ruby, in hand
@@ -475,7 +473,7 @@ func (w *workerModel) fetch() {
 				continue
 			}
 			head := ring.peek()
-			if k := kindOf(head.Class); room[k] == 0 && !(k == foreign && q == world.QueuePush && w.mixed < mixedAhead && len(w.rubies) > 0) {
+			if k := kindOf(head.Class); room[k] == 0 && (k != foreign || q != world.QueuePush || w.mixed >= mixedAhead || len(w.rubies) == 0) {
 				continue
 			}
 			w.views = append(w.views, scheduler.QueueView{

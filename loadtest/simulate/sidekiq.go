@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"slices"
 	"time"
 
 	"github.com/queueville/queueville/loadtest/world"
@@ -21,7 +22,6 @@ type sidekiq struct {
 	s       *sim
 	groups  []*group
 	threads []thread
-	red     int // destinations whose breaker is open
 }
 
 // group is all threads that look at the same queues in the same way. Redis gives a pushed job to the client that has been blocked longest; a group's
@@ -169,11 +169,8 @@ func (e *sidekiq) pushed(q int) {
 		if g.idle.len() == 0 || best != nil && e.threads[*best.idle.peek()].since <= e.threads[*g.idle.peek()].since {
 			continue
 		}
-		for _, n := range g.numbers {
-			if n == q {
-				best = g
-				break
-			}
+		if slices.Contains(g.numbers, q) {
+			best = g
 		}
 	}
 	if best != nil {

@@ -17,20 +17,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var both = []simulate.EngineName{simulate.Sidekiq, simulate.Queueville}
 
 // short cuts a scenario down to a few seconds of a test: its first part, without the hours it may take to drain.
-func short(t testing.TB, name string, engine simulate.EngineName, length time.Duration) simulate.Config {
-	t.Helper()
-	s := load(t, name)
+func short(tb testing.TB, name string, engine simulate.EngineName, length time.Duration) simulate.Config {
+	tb.Helper()
+	s := load(tb, name)
 	s.Length = min(s.Length, length)
-	cfg := config(t, s, engine)
+	cfg := config(tb, s, engine)
 	cfg.Drain = min(cfg.Drain, length/2)
 	return cfg
 }
 
-func run(t testing.TB, cfg simulate.Config) *simulate.Result {
-	t.Helper()
+func run(tb testing.TB, cfg simulate.Config) *simulate.Result {
+	tb.Helper()
 	r, err := simulate.Run(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }

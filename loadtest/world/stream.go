@@ -32,7 +32,7 @@ type source struct {
 	from, to time.Duration
 	rate     func(t time.Duration) float64 // a second; nil for a clock
 	every    time.Duration
-	make     func(d *Dice, emit func(Push))
+	happen   func(d *Dice, emit func(Push))
 }
 
 // Stream starts the world's events anew. Every stream of a world has the same ones.
@@ -79,24 +79,24 @@ func (s *Stream) add(src source) {
 	s.sources = append(s.sources, src)
 }
 
-func (s *Stream) poisson(rate func(time.Duration) float64, make func(*Dice, func(Push))) {
-	s.add(source{rate: rate, make: make})
+func (s *Stream) poisson(rate func(time.Duration) float64, happen func(*Dice, func(Push))) {
+	s.add(source{rate: rate, happen: happen})
 }
 
-func (s *Stream) clock(every time.Duration, make func(*Dice, func(Push))) {
-	s.add(source{every: every, make: make})
+func (s *Stream) clock(every time.Duration, happen func(*Dice, func(Push))) {
+	s.add(source{every: every, happen: happen})
 }
 
 // once is an event that happens n times at one moment.
-func (s *Stream) once(at time.Duration, n int, make func(*Dice, func(Push))) {
+func (s *Stream) once(at time.Duration, n int, happen func(*Dice, func(Push))) {
 	done := false
-	s.add(source{from: at, every: s.w.cfg.Length + 1, make: func(d *Dice, emit func(Push)) {
+	s.add(source{from: at, every: s.w.cfg.Length + 1, happen: func(d *Dice, emit func(Push)) {
 		if done {
 			return
 		}
 		done = true
 		for range n {
-			make(d, emit)
+			happen(d, emit)
 		}
 	}})
 	s.sources[len(s.sources)-1].next = at
@@ -151,7 +151,7 @@ func (s *Stream) Next(emit func(Push)) (time.Duration, bool) {
 	at := src.next
 	src.count++
 	d := NewDice(s.w.cfg.Seed^src.salt<<32, src.count)
-	src.make(&d, func(p Push) {
+	src.happen(&d, func(p Push) {
 		p.Job.Created = at + p.After
 		p.Job.Enqueued = p.Job.Created
 		emit(p)
@@ -163,8 +163,8 @@ func (s *Stream) Next(emit func(Push)) (time.Duration, bool) {
 // event adds what an Event does.
 func (s *Stream) event(e *Event) {
 	w := s.w
-	during := func(rate func(since time.Duration) float64, make func(*Dice, func(Push))) {
-		s.add(source{from: e.At, to: e.At + e.For, rate: func(at time.Duration) float64 { return rate(max(0, at-e.At)) }, make: make})
+	during := func(rate func(since time.Duration) float64, happen func(*Dice, func(Push))) {
+		s.add(source{from: e.At, to: e.At + e.For, rate: func(at time.Duration) float64 { return rate(max(0, at-e.At)) }, happen: happen})
 	}
 	steady := func(time.Duration) float64 { return e.Rate }
 	// Something that spreads is at its height after a few minutes and then halves every HalfLife.

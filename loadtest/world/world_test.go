@@ -12,8 +12,15 @@ func base() world.Config {
 		Seed: 1, Length: 24 * time.Hour,
 		Server: world.Server{Users: 20_000, Active: 3_000, MedianFollowers: 22, Tail: 1.35, MostFollowers: 30_000, Streaming: 0.08, Night: 0.7},
 		Fedi: world.Fediverse{Instances: 12_000, Tail: 1.25, Tempers: []world.Share{
-			{Temper: world.Medium, Of: 0.2}, {Temper: world.Slow, Of: 0.03}, {Temper: world.Flaky, Of: 0.02}, {Temper: world.Limiting, Of: 0.01},
-			{Temper: world.Rejecting, Of: 0.02}, {Temper: world.Broken, Of: 0.01}, {Temper: world.Refused, Of: 0.02}, {Temper: world.Dark, Of: 0.015}, {Temper: world.Hanging, Of: 0.005},
+			{Temper: world.Medium, Of: 0.2},
+			{Temper: world.Slow, Of: 0.03},
+			{Temper: world.Flaky, Of: 0.02},
+			{Temper: world.Limiting, Of: 0.01},
+			{Temper: world.Rejecting, Of: 0.02},
+			{Temper: world.Broken, Of: 0.01},
+			{Temper: world.Refused, Of: 0.02},
+			{Temper: world.Dark, Of: 0.015},
+			{Temper: world.Hanging, Of: 0.005},
 		}},
 		Traffic: world.Traffic{
 			Posts: 0.6, Boosts: 0.5, Likes: 3, Follows: 0.4, Deletes: 0.06, Edits: 0.03, Replies: 0.5, Media: 0.2,
@@ -169,6 +176,7 @@ func TestDelay(t *testing.T) {
 					high += 0.5 * n4
 				case world.ThreadResolve:
 					low, high = 15+10*n4, 15+20*n4+float64(10*(count+1))
+				default:
 				}
 				if got < low-1 || got > high {
 					t.Fatalf("%s: delay %v after failure %d, want %v to %v", world.ClassTable[class].Name, got, count, low, high)
