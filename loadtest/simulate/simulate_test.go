@@ -67,7 +67,7 @@ func TestSameSeedSameBytes(t *testing.T) {
 func TestEveryJobIsSomewhere(t *testing.T) {
 	for _, name := range scenario.Names() {
 		for _, engine := range both {
-			length := 33 * time.Minute
+			length := 25 * time.Minute
 			if name == "two-hour-outage" {
 				length = 4*time.Hour + 30*time.Minute
 			}
