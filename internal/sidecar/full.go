@@ -57,7 +57,7 @@ func (o *Options) readFull(p *plan, bad badFunc) {
 		bad("ruby-command", "give the words with commas, e.g. bundle,exec,ruby, or leave it away", "there is no command")
 	}
 	if o.RubyProcesses < 0 || o.RubyProcesses > 256 {
-		bad("ruby-processes", "use 1 to 256, or 0 for twice as many as there are processors", "%d is out of range", o.RubyProcesses)
+		bad("ruby-processes", "use 1 to 256, or 0 for four times as many as there are processors", "%d is out of range", o.RubyProcesses)
 	}
 	if o.RubyThreads < 1 || o.RubyThreads > 1000 {
 		bad("ruby-threads", "use 1 to 1000", "%d is out of range", o.RubyThreads)

@@ -97,7 +97,7 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.BoolVar(&o.Shadow, "shadow", o.Shadow, "take and send nothing: look, sign, and report what would have been done")
 
 	f.BoolVar(&o.Full, "full", o.Full, "run everything: all seven queues, or those given with --own, with Ruby processes for what is not native")
-	f.IntVar(&o.RubyProcesses, "ruby-processes", o.RubyProcesses, "with --full: Ruby processes at most (0: twice as many as there are processors)")
+	f.IntVar(&o.RubyProcesses, "ruby-processes", o.RubyProcesses, "with --full: Ruby processes at most (0: four times as many as there are processors)")
 	f.IntVar(&o.RubyThreads, "ruby-threads", o.RubyThreads, "with --full: jobs at once in one Ruby process at most")
 	f.IntVar(&o.RubyMemoryMB, "ruby-memory", o.RubyMemoryMB, "with --full: `MIB` above which a Ruby process is replaced (0: no limit)")
 	f.StringVar(&o.RubyStuck, "ruby-stuck", o.RubyStuck, "with --full: report or kill jobs that run far longer than their class does")

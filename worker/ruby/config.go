@@ -55,7 +55,7 @@ type Config struct {
 
 	Threads     int           // -c: the ceiling of jobs at once in one process. Default 25
 	MinProcs    int           // processes kept even when there is nothing to do. Default 1
-	MaxProcs    int           // processes at most, but for a replacement's overlap. Default: twice the number of CPUs, for Ruby jobs wait too
+	MaxProcs    int           // processes at most, but for a replacement's overlap. Default: four times the number of CPUs, for Ruby jobs wait too
 	NoPreload   bool          // start every process by itself instead of forking it from a preloaded parent
 	MemoryLimit int64         // bytes of PSS above which a process is replaced; default 2 GiB, −1: none
 	MemoryKeep  int64         // bytes of the host's available memory below which no process is added; default 512 MiB, −1: none
@@ -105,7 +105,7 @@ func (c *Config) fill() error {
 	}
 	setInt(&c.Threads, 25, 1, "threads")
 	setInt(&c.MinProcs, 1, 1, "processes at least")
-	setInt(&c.MaxProcs, max(c.MinProcs, 2*runtime.GOMAXPROCS(0)), 1, "processes at most")
+	setInt(&c.MaxProcs, max(c.MinProcs, 4*runtime.GOMAXPROCS(0)), 1, "processes at most")
 	setTime(&c.StopTimeout, 25*time.Second, "stop timeout")
 	setTime(&c.BootTimeout, 5*time.Minute, "boot timeout")
 	setTime(&c.GrowAfter, time.Second, "grow after")

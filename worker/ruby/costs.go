@@ -8,6 +8,10 @@ import (
 const (
 	unknownShare = 0.5  // the CPU share of a class of which nothing is known: two at once in a process
 	shareWeight  = 0.2  // of one more run in the moving averages
+	processFull  = 0.85 // CPU use of a process above which its jobs wait for each other
+	hostFull     = 0.85 // CPU use of the host above which everybody waits for it
+	hostStretch  = 4    // by how much, and more where many are
+	surelyLight  = 0.05 // a class with less is light even if all its doubts count against it
 	guessWeight  = 0.5  // of one more look at a class of which no run has ended
 	firstRuns    = 5    // runs of which the averages are plain means
 	maxClasses   = 4096 // classes remembered; class names come from payloads
@@ -19,8 +23,9 @@ const (
 
 // cost is what runs of one class have cost.
 type cost struct {
-	share float64 // CPU time / wall time of a run that had the process to itself, 0 to 1
+	share float64 // CPU time / wall time of a run that had processor and process to itself, 0 to 1
 	cpu   float64 // seconds
+	wait  float64 // seconds for which it would wait even then
 	wall  float64 // seconds
 	runs  uint64
 	last  time.Time
@@ -73,10 +78,37 @@ func (c *costs) get(class string, now time.Time) *cost {
 	return k
 }
 
-// note takes in one run. others is the CPU load of the jobs beside it in its process: Ruby runs one thread at a time, so CPU time is
-// stretched by them, and what looks like waiting is partly that. Without this correction two computing jobs would each seem to need half a
-// CPU, and the next two a quarter.
-func (c *costs) note(class string, wall, cpu time.Duration, others float64, now time.Time) {
+// around is what went on beside a run. A computing job's wall time says little: Ruby runs one thread of a process at a time, and the host one on
+// each processor, so most of what looks like waiting may be waiting for them.
+type around struct {
+	jobs  float64 // in its process, itself included
+	used  float64 // CPU use of its process: 1 is all that Ruby can
+	host  float64 // CPU use of the host: 1 is all of it
+	crowd float64 // jobs of all processes, for each of the host's processors
+}
+
+// waited is how long a run of that CPU time would wait if it had process and processor to itself. Where there was time to spare that follows
+// from what the others used. Where there was none nobody can know: then sure is false, and it is the least that is likely.
+func (a around) waited(wall, cpu float64) (wait float64, sure bool) {
+	if wall <= 0 {
+		return 0, true
+	}
+	stretch, sure := 1.0, a.host <= hostFull
+	switch {
+	case !sure:
+		stretch = math.Max(hostStretch*a.jobs, 2*a.crowd)
+	case a.used > processFull:
+		stretch = math.Max(1, a.jobs)
+	default:
+		stretch = 1 / (1 - math.Max(0, a.used-cpu/wall))
+	}
+	wait = math.Max(0, wall-cpu*stretch)
+	return wait, sure || wait > cpu/surelyLight
+}
+
+// note takes in one run. What is not sure only makes a class heavier: a mistake the other way would feed itself. Computing jobs that seem to wait
+// would get company, and then seem to wait still more.
+func (c *costs) note(class string, wall, cpu time.Duration, a around, now time.Time) {
 	k := c.get(class, now)
 	k.last = now
 	k.runs++
@@ -85,14 +117,21 @@ func (c *costs) note(class string, wall, cpu time.Duration, others float64, now 
 		w = shareWeight
 	}
 	busy, took := cpu.Seconds(), wall.Seconds()
-	waited := math.Max(0, took-busy*(1+others))
-	share := 1.0
-	if busy+waited > 0 {
-		share = busy / (busy + waited)
+	waited, sure := a.waited(took, busy)
+	switch {
+	case sure:
+	case k.runs == 1:
+		waited = math.Min(waited, busy) // unknownShare
+	default:
+		waited = math.Min(waited, k.wait)
 	}
-	k.share += w * (math.Min(share, 1) - k.share)
+	k.wait += w * (waited - k.wait)
 	k.cpu += w * (busy - k.cpu)
 	k.wall += w * (took - k.wall)
+	k.share = 1
+	if k.cpu+k.wait > 0 {
+		k.share = k.cpu / (k.cpu + k.wait)
+	}
 
 	k.hist[bucket(wall)]++
 	if k.total++; k.total >= histHalve {

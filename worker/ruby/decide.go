@@ -67,7 +67,7 @@ func (s *Supervisor) decide(now time.Time) bool {
 	s.attend(&e, now)
 	if s.state == runs && !s.quiet {
 		wantsCron := s.cron(now)
-		s.guess(now)
+		s.sample(now)
 		s.size(wantsCron, now)
 		s.place(&e, now)
 	}

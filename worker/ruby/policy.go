@@ -5,7 +5,7 @@ import "math"
 // The policy is pure: which waiting job goes to which process, how many more jobs are wanted, and how many processes, over plain data.
 
 const (
-	fullLoad   = 1.1  // CPU load up to which a process takes more: one CPU-second per second, and a little for what is measured wrong
+	fullLoad   = 1.6  // CPU load up to which a process takes more: two jobs that compute and wait in turns fill a CPU, one does not
 	lightShare = 0.3  // a class with less is light: it mostly waits
 	lightLoad  = 0.9  // CPU load of light jobs up to which they are taken beside heavy ones
 	ahead      = 2    // jobs per process that may wait for a place to become free

@@ -144,11 +144,18 @@ func TestCosts(t *testing.T) {
 		t.Errorf("share of an unknown class = %v", got)
 	}
 	for range 50 {
-		c.note("cpu", 200*time.Millisecond, 100*time.Millisecond, 1, now)  // two at once: each has half
-		c.note("io", 210*time.Millisecond, 5*time.Millisecond, 1, now)     // beside a computing one
-		c.note("mixed", 100*time.Millisecond, 50*time.Millisecond, 0, now) // by itself
+		c.note("cpu", 200*time.Millisecond, 100*time.Millisecond, around{jobs: 2, used: 1, host: 0.5}, now)                     // two at once: each has half
+		c.note("crowd", 2500*time.Millisecond, 100*time.Millisecond, around{jobs: 25, used: 1, host: 0.5}, now)                 // too many at once do not seem to wait
+		c.note("host", 390*time.Millisecond, 100*time.Millisecond, around{jobs: 1, used: 0.26, host: 1}, now)                   // nor does one on a host that has no time
+		c.note("doubt", 330*time.Millisecond, 10*time.Millisecond, around{jobs: 5, used: 0.2, host: 1, crowd: 5}, now)          // it may wait: as much as it computes, but who knows
+		c.note("io", 210*time.Millisecond, 5*time.Millisecond, around{jobs: 2, used: 1, host: 0.5}, now)                        // beside a computing one
+		c.note("busy io", 600*time.Millisecond, 5*time.Millisecond, around{jobs: 10, used: 1, host: 1, crowd: 5}, now)          // where nobody has time
+		c.note("mixed", 100*time.Millisecond, 50*time.Millisecond, around{jobs: 1, used: 0.5, host: 0.5}, now)                  // by itself
+		c.note("pair", 100*time.Millisecond, 30*time.Millisecond, around{jobs: 2, used: 0.6, host: 0.5}, now)                   // two with time to spare
+		c.note("later", 100*time.Millisecond, 30*time.Millisecond, around{jobs: 1, used: 0.3, host: 0.5}, now)                  // known from better times,
+		c.note("later", 2*time.Second, 30*time.Millisecond, around{jobs: 8, used: 0.2, host: 1, crowd: 32}, now.Add(time.Hour)) // it does not get lighter in a crowd
 	}
-	for class, want := range map[string]float64{"cpu": 1, "io": 0.024, "mixed": 0.5} {
+	for class, want := range map[string]float64{"cpu": 1, "crowd": 1, "host": 1, "doubt": 0.5, "io": 0.024, "busy io": 0.012, "mixed": 0.5, "pair": 0.344, "later": 0.3} {
 		if got := c.share(class); math.Abs(got-want) > 0.01 {
 			t.Errorf("share of %s = %.3f, want %.3f", class, got, want)
 		}
@@ -164,7 +171,7 @@ func TestCosts(t *testing.T) {
 		t.Errorf("limit of an unknown class = %v", got)
 	}
 	for n := range 2 * maxClasses {
-		c.note(fmt.Sprint("class", n), time.Second, 0, 0, now.Add(time.Duration(n)*time.Second))
+		c.note(fmt.Sprint("class", n), time.Second, 0, around{jobs: 1}, now.Add(time.Duration(n)*time.Second))
 	}
 	if len(c.classes) > maxClasses {
 		t.Errorf("%d classes are remembered", len(c.classes))
@@ -180,13 +187,12 @@ func TestGuess(t *testing.T) {
 		late  time.Duration // when the second unknown one began, after the first look
 		want  float64
 	}{
-		"idle":                   {0, false, -1, (unknownShare + guessLow) / 2},
-		"each a tenth":           {0.2, false, -1, (unknownShare + 0.1) / 2},
-		"beside a known one":     {0.6, true, -1, (unknownShare + 0.1) / 2},
-		"less than the known":    {0.2, true, -1, (unknownShare + guessLow) / 2},
-		"nobody can tell":        {0.97, false, -1, unknownShare},
-		"one has just begun":     {0, false, time.Millisecond, unknownShare},
-		"a clock that went back": {-3, false, -1, unknownShare},
+		"idle":                {0, false, -1, (unknownShare + guessLow) / 2},
+		"each a tenth":        {0.2, false, -1, (unknownShare + 0.1) / 2},
+		"beside a known one":  {0.6, true, -1, (unknownShare + 0.1) / 2},
+		"less than the known": {0.2, true, -1, (unknownShare + guessLow) / 2},
+		"nobody can tell":     {0.97, false, -1, unknownShare},
+		"one has just begun":  {0, false, time.Millisecond, unknownShare},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -196,12 +202,12 @@ func TestGuess(t *testing.T) {
 				p.add(&running{job: Job{Class: class}, number: n, line: &line{}, share: s.costs.share(class)}, at)
 			}
 			if c.known {
-				s.costs.note("known", time.Second, 400*time.Millisecond, 0, start)
+				s.costs.note("known", time.Second, 400*time.Millisecond, around{jobs: 1, used: 0.4}, start)
 				begin(1, "known", start)
 			}
 			begin(2, "new", start)
 			begin(3, "new", start.Add(c.late))
-			s.learnFrom(p, start, c.used, start.Add(guessAfter))
+			s.learnFrom(p, start, c.used, start.Add(sampleEvery))
 			if got := s.costs.share("new"); math.Abs(got-c.want) > 0.13 || (got == unknownShare) != (c.want == unknownShare) {
 				t.Errorf("share = %v, want about %v", got, c.want)
 			}

@@ -49,8 +49,9 @@ type process struct {
 	silentAt  time.Time // when its control connection ended although it has not; zero: it lives
 	killed    bool      // by us
 	pss       int64
-	watched   time.Time     // when used was read; zero: it is not watched
-	used      time.Duration // CPU time, see guess
+	watched   time.Time     // when cpu was read; zero: not yet
+	cpu       time.Duration // CPU time then
+	used      float64       // CPU use lately, 1 is a whole processor
 	startTick string        // of the kernel, to know it again when its parent is gone
 }
 
@@ -72,12 +73,12 @@ type running struct {
 	share   float64 // as it counts in the process's load
 	alone   bool
 	started time.Time
-	others  float64 // CPU load of the others at its start
-	stuck   bool    // reported
+	beside  int  // others in its process at its start
+	stuck   bool // reported
 }
 
 func (p *process) add(r *running, now time.Time) {
-	r.started, r.others = now, p.load
+	r.started, r.beside = now, len(p.jobs)
 	p.jobs[r.number] = r
 	p.load += r.share
 	if r.share < lightShare {

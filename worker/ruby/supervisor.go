@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/queueville/queueville/internal/hostload"
 	"github.com/queueville/queueville/queues"
 )
 
@@ -22,18 +23,21 @@ type Supervisor struct {
 	dir    string // made by Run
 	socket string
 
-	mu       sync.Mutex
-	state    runState
-	waiting  []*waitingJob // in the order of Submit
-	procs    []*process    // not ended
-	tokens   map[string]*process
-	zygote   *zygote
-	conns    map[net.Conn]struct{}
-	costs    *costs
-	typical  map[string]float64 // mean CPU share of what ran lately, by queue
-	number   uint64             // of the last job given out
-	quiet    bool
-	leadTill time.Time // until when this host runs the cron scheduler; zero: it does not
+	mu        sync.Mutex
+	state     runState
+	waiting   []*waitingJob // in the order of Submit
+	procs     []*process    // not ended
+	tokens    map[string]*process
+	zygote    *zygote
+	conns     map[net.Conn]struct{}
+	costs     *costs
+	typical   map[string]float64 // mean CPU share of what ran lately, by queue
+	host      *hostload.Sensor   // loop's alone
+	hostUse   float64            // CPU use of the host lately, 1 is all of it
+	sampledAt time.Time
+	number    uint64 // of the last job given out
+	quiet     bool
+	leadTill  time.Time // until when this host runs the cron scheduler; zero: it does not
 
 	boots     boots
 	seats     seats
@@ -94,7 +98,7 @@ func New(cfg Config) (*Supervisor, error) {
 	}
 	return &Supervisor{
 		cfg: cfg, wake: make(chan struct{}, 1), tokens: map[string]*process{}, conns: map[net.Conn]struct{}{}, costs: newCosts(),
-		typical: map[string]float64{}, abandoned: map[string]int{}, deaths: map[string][]time.Time{}, seats: seats{of: map[*process]*seat{}},
+		host: hostload.New(hostload.Config{}), typical: map[string]float64{}, abandoned: map[string]int{}, deaths: map[string][]time.Time{}, seats: seats{of: map[*process]*seat{}},
 	}, nil
 }
 

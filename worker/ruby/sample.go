@@ -2,43 +2,61 @@ package ruby
 
 import (
 	"math"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	guessAfter = 150 * time.Millisecond // how long a job must run, and a process be watched, before anything is concluded from it
-	guessLow   = 0.02                   // no class is taken to cost less before one of its jobs has ended
-	guessFull  = 0.85                   // CPU use of a process above which nobody can tell whose it is
+	sampleEvery  = 150 * time.Millisecond
+	sampleWeight = 0.5  // of one more sample
+	processIdle  = 0.05 // CPU use of a process that nothing computes in, even where it would have to wait for a processor
+	guessLow     = 0.02 // no class is taken to cost less before one of its jobs has ended
 )
 
-// guess watches what processes use while they run jobs of classes of which no run has ended yet: such jobs count as half a CPU each, so an import
-// that waits for hours would keep everything else of its kind from starting for as long. mu is held.
-func (s *Supervisor) guess(now time.Time) {
+// sample measures what the processes and the host use. mu is held.
+func (s *Supervisor) sample(now time.Time) {
+	if now.Sub(s.sampledAt) < sampleEvery {
+		return
+	}
+	s.sampledAt = now
+	if h := s.host.Read(now); h.Busy >= 0 && h.Cores > 0 {
+		s.hostUse += sampleWeight * (h.Busy/h.Cores - s.hostUse)
+	}
 	for _, p := range s.procs {
-		if p.pid <= 1 || !p.runsUnknown(s.costs) {
-			p.watched = time.Time{}
+		if p.pid <= 1 {
 			continue
 		}
-		used, err := processCPU(p.pid)
+		cpu, err := processCPU(p.pid)
 		if err != nil {
 			p.watched = time.Time{}
 			continue
 		}
-		since, before := p.watched, p.used
-		if !since.IsZero() && now.Sub(since) < guessAfter {
+		since, before := p.watched, p.cpu
+		p.watched, p.cpu = now, cpu
+		if since.IsZero() || cpu < before {
 			continue
 		}
-		p.watched, p.used = now, used
-		if since.IsZero() {
-			continue
+		used := (cpu - before).Seconds() / now.Sub(since).Seconds()
+		p.used += sampleWeight * (math.Min(used, 1) - p.used)
+		if p.runsUnknown(s.costs) {
+			s.learnFrom(p, since, used, now)
 		}
-		s.learnFrom(p, since, (used-before).Seconds()/now.Sub(since).Seconds(), now)
 	}
 }
 
-// runsUnknown reports whether a job of a class runs of which nothing has ended yet.
+// crowd is how many jobs run for each processor of the host. mu is held.
+func (s *Supervisor) crowd() float64 {
+	n := 0
+	for _, p := range s.procs {
+		n += len(p.jobs)
+	}
+	return float64(n) / float64(runtime.GOMAXPROCS(0))
+}
+
+// runsUnknown reports whether a job of a class runs of which nothing has ended yet. Such jobs count as half a CPU each, so an import that waits
+// for hours would keep everything else of its kind from starting for as long; what the process uses meanwhile says more.
 func (p *process) runsUnknown(c *costs) bool {
 	for _, r := range p.jobs {
 		if !c.known(r.job.Class) {
@@ -61,7 +79,7 @@ func (s *Supervisor) learnFrom(p *process, since time.Time, used float64, now ti
 			unknown++
 		}
 	}
-	if unknown == 0 || used > guessFull || used < 0 {
+	if unknown == 0 || used > processFull || s.hostUse > hostFull && used > processIdle {
 		return
 	}
 	each := math.Max(guessLow, (used-known)/float64(unknown))
