@@ -5,7 +5,7 @@ import "math"
 // The policy is pure: which waiting job goes to which process, how many more jobs are wanted, and how many processes, over plain data.
 
 const (
-	fullLoad   = 1.6  // CPU load up to which a process takes more: two jobs that compute and wait in turns fill a CPU, one does not
+	fullLoad   = 1.1  // CPU load up to which a process takes more: one CPU-second per second, and a little for what is measured wrong
 	lightShare = 0.3  // a class with less is light: it mostly waits
 	lightLoad  = 0.9  // CPU load of light jobs up to which they are taken beside heavy ones
 	ahead      = 2    // jobs per process that may wait for a place to become free
@@ -121,7 +121,8 @@ func emptier(a, b *ProcView) bool {
 }
 
 // Room says how many more jobs are wanted beside those that wait already: as many as could start now if they were like those that ran
-// lately (typical is their mean CPU share), and a few so that no process runs dry.
+// lately (typical is their mean CPU share), and a few so that no process runs dry. While some wait, one or two more are not wanted: a fetch costs as
+// much for one job as for many.
 func Room(waiting int, procs []ProcView, typical float64) int {
 	if len(procs) == 0 {
 		return 0
@@ -142,7 +143,11 @@ func Room(waiting int, procs []ProcView, typical float64) int {
 		}
 		startable += min(n, p.Idle)
 	}
-	return max(0, startable+ahead*len(procs)-waiting)
+	room := startable + ahead*len(procs) - waiting
+	if waiting > 0 && room <= ahead*len(procs)/2 {
+		return 0
+	}
+	return max(0, room)
 }
 
 // SizeView is what the number of processes is decided on.

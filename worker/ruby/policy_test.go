@@ -96,13 +96,15 @@ func TestRoom(t *testing.T) {
 		typical float64
 		want    int
 	}{
-		"no process":               {0, nil, 0.5, 0},
-		"idle, computing jobs":     {0, []ProcView{{Idle: 25}}, 1, 1 + ahead},
-		"idle, waiting jobs":       {0, []ProcView{{Idle: 25}}, 0.01, 25 + ahead},
-		"busy with a computing":    {0, []ProcView{{Idle: 24, Running: 1, Load: 1}}, 1, ahead},
-		"enough waits":             {3, []ProcView{{Idle: 24, Running: 1, Load: 1}}, 1, 0},
-		"all threads are in use":   {0, []ProcView{{Running: 25, Load: 0.3}}, 0.01, ahead},
-		"a job that must be alone": {0, []ProcView{{Idle: 24, Running: 1, Alone: true}}, 0.01, ahead},
+		"no process":                {0, nil, 0.5, 0},
+		"idle, computing jobs":      {0, []ProcView{{Idle: 25}}, 1, 1 + ahead},
+		"idle, waiting jobs":        {0, []ProcView{{Idle: 25}}, 0.01, 25 + ahead},
+		"busy with a computing":     {0, []ProcView{{Idle: 24, Running: 1, Load: 1}}, 1, ahead},
+		"enough waits":              {3, []ProcView{{Idle: 24, Running: 1, Load: 1}}, 1, 0},
+		"one more would do":         {1, []ProcView{{Idle: 24, Running: 1, Load: fullLoad}}, 1, 0},
+		"half of the spare is gone": {2, slices.Repeat([]ProcView{{Idle: 24, Running: 1, Load: fullLoad}}, 4), 1, 6},
+		"all threads are in use":    {0, []ProcView{{Running: 25, Load: 0.3}}, 0.01, ahead},
+		"a job that must be alone":  {0, []ProcView{{Idle: 24, Running: 1, Alone: true}}, 0.01, ahead},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
