@@ -91,7 +91,7 @@ func (g *gate) role(name string) *role {
 func (g *gate) admits(w *waiter, now instant) bool {
 	if w.child {
 		// One more than they need stays ours, to work with and to ask PostgreSQL whether they are gone.
-		return g.h.mayOpen(now, w.n) && max(g.inUse, 1)+g.h.reserved+w.n <= g.h.limit()
+		return g.h.mayOpen(now, w.n) && max(g.inUse, 1)+g.h.reserved+w.n <= g.h.childLimit()
 	}
 	room := g.h.limit() - g.h.reserved
 	if c := g.family(); c != nil {
@@ -107,7 +107,7 @@ func (g *gate) family() *waiter {
 	if e == nil {
 		return nil
 	}
-	if w, _ := e.Value.(*waiter); w.needs()+g.h.reserved <= g.h.limit() {
+	if w, _ := e.Value.(*waiter); w.needs()+g.h.reserved <= g.h.childLimit() {
 		return w
 	}
 	return nil

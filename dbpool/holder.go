@@ -68,6 +68,10 @@ func (h *holder) fresh(now instant) bool {
 // limit is how many connections there may be: no more are opened than this, and idle ones above it are closed.
 func (h *holder) limit() int { return min(h.granted, h.target) }
 
+// childLimit is limit for what new children may have. When one that was asked to end has gone, its connections are for those that needed them:
+// by our share they are not ours any more, although the lease still has them.
+func (h *holder) childLimit() int { return min(h.limit(), h.share) }
+
 // mayOpen tells whether one more connection can be opened, or given to a child.
 func (h *holder) mayOpen(now instant, n int) bool {
 	return h.fresh(now) && h.open+h.reserved+n <= h.limit()

@@ -2,6 +2,7 @@ package dbpool_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -159,7 +160,17 @@ func TestReservationIsRecalled(t *testing.T) {
 	if took < r.ttl/3 || recalled(0) || recalled(1) {
 		t.Errorf("recalled after %v; the others: %v %v", took, recalled(0), recalled(1))
 	}
+	again, stop := context.WithTimeout(t.Context(), 2*time.Second)
+	defer stop()
+	next := make(chan error, 1)
+	go func() {
+		_, err := h.Reserve(again, 5, "ruby") // as a supervisor does that wants as many processes as before
+		next <- err
+	}()
 	release(t, all[2])
+	if err := <-next; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("another child in the place of the one that was recalled: %v", err)
+	}
 	other := r.host(t, "other", nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
