@@ -93,7 +93,8 @@ func (a around) waited(wall, cpu float64) (wait float64, sure bool) {
 	if wall <= 0 {
 		return 0, true
 	}
-	stretch, sure := 1.0, a.host <= hostFull
+	sure = a.host <= hostFull
+	var stretch float64
 	switch {
 	case !sure:
 		stretch = math.Max(hostStretch*a.jobs, 2*a.crowd)
