@@ -57,7 +57,7 @@ func (w *Worker) Conclude(token any, r ForeignResult) {
 	event := w.event(it, Acked, r.Label, r.Run)
 	event.Foreign, event.Failed, event.CPU, event.DB = true, r.Failed, r.CPU, r.DB
 	if r.Run > 0 && it.job.EnqueuedAt > 0 {
-		event.Wait = time.Now().Add(-r.Run).Sub(unixTime(float64(it.job.EnqueuedAt))) // Ruby said when it began, so to speak
+		event.Wait = time.Now().Add(-r.Run).Sub(unixTime(float64(it.job.EnqueuedAt)))
 	}
 	switch r.Kind {
 	case Failed:

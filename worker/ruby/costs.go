@@ -26,7 +26,6 @@ type cost struct {
 	share float64 // CPU time / wall time of a run that had processor and process to itself, 0 to 1
 	cpu   float64 // seconds
 	wait  float64 // seconds for which it would wait even then
-	wall  float64 // seconds
 	runs  uint64
 	last  time.Time
 
@@ -128,7 +127,6 @@ func (c *costs) note(class string, wall, cpu time.Duration, a around, now time.T
 	}
 	k.wait += w * (waited - k.wait)
 	k.cpu += w * (busy - k.cpu)
-	k.wall += w * (took - k.wall)
 	k.share = 1
 	if k.cpu+k.wait > 0 {
 		k.share = k.cpu / (k.cpu + k.wait)

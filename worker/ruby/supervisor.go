@@ -156,17 +156,14 @@ func (s *Supervisor) Room(names []string) []int {
 	if len(views) == 0 {
 		return rooms
 	}
-	lines := s.lines()
+	wait := s.backlog()
 	for i, name := range names {
 		typical := s.typicalOf(name)
-		waiting := lines.heavy
+		waiting := wait.heavy
 		if typical < lightShare {
-			waiting = lines.light
+			waiting = wait.light
 		}
-		if lines.byQueue[name] > waiting { // a queue of both kinds
-			waiting = lines.byQueue[name]
-		}
-		rooms[i] = Room(waiting, views, typical)
+		rooms[i] = Room(max(waiting, wait.byQueue[name]), views, typical) // a queue may have both kinds
 	}
 	return rooms
 }
@@ -176,19 +173,19 @@ func (s *Supervisor) anyRoom() bool {
 	if s.quiet || s.state != runs {
 		return false
 	}
-	lines, views := s.lines(), s.views(nil)
-	return Room(lines.light, views, 0) > 0 || Room(lines.heavy, views, 1) > 0
+	wait, views := s.backlog(), s.views(nil)
+	return Room(wait.light, views, 0) > 0 || Room(wait.heavy, views, 1) > 0
 }
 
-// lines counts what waits: jobs that compute, jobs that wait for others, and the jobs of each queue.
-type lines struct {
+// backlog counts what waits: jobs that compute, jobs that wait for others, and the jobs of each queue.
+type backlog struct {
 	heavy, light int
 	byQueue      map[string]int
 }
 
-// lines: mu is held.
-func (s *Supervisor) lines() lines {
-	l := lines{byQueue: make(map[string]int, len(s.cfg.Queues)+1)}
+// backlog: mu is held.
+func (s *Supervisor) backlog() backlog {
+	l := backlog{byQueue: make(map[string]int, len(s.cfg.Queues)+1)}
 	for _, w := range s.waiting {
 		if s.costs.share(w.job.Class) < lightShare {
 			l.light++
