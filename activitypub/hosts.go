@@ -7,15 +7,6 @@ import (
 )
 
 const (
-	firstBackoff = time.Minute // a host that just broke is probed after this
-	maxBackoff   = time.Hour   // and this is the longest it waits between probes
-	maxHold      = time.Hour   // bound for Retry-After
-	// relapse is how long after a recovery a new failure counts as the same trouble and keeps the back-off.
-	relapse = 10 * time.Minute
-	// probeLimit is when a probe that never reported is given up; a request ends after 45 s.
-	probeLimit = 2 * time.Minute
-	// afterProbe is how long others wait while a probe is out.
-	afterProbe = 30 * time.Second
 	// idleHealthy and idleBroken are how long an unused state is remembered.
 	idleHealthy = 10 * time.Minute
 	idleBroken  = 24 * time.Hour
@@ -64,19 +55,9 @@ type hostEntry struct {
 	prev, next *hostEntry
 	in         *hostList
 	used       time.Time // last Acquire or observe
+	Host
 
-	inFlight, limit int
-	failures        int         // counted failures since the last success
-	failedAt        time.Time   // when the last counted failure was seen; what started before it belongs to it
-	kind            FailureKind // of the last failure
-	openUntil       time.Time   // zero: closed
-	backoff         time.Duration
-	recovered       time.Time
-	probing         bool
-	probeAt         time.Time
-	holdUntil       time.Time // from Retry-After
-
-	delivered, failed uint64
+	delivered, refused uint64
 }
 
 func newHosts(most, limit, start int, o *outage) *Hosts {
@@ -88,38 +69,15 @@ func (h *Hosts) Acquire(dest string, now time.Time) Admission {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e := h.entry(dest, now)
-	if now.Before(e.holdUntil) {
-		return Admission{Verdict: Held, Until: e.holdUntil, Reason: "retry-after"}
-	}
-	if !e.openUntil.IsZero() {
-		return h.acquireOpen(e, now)
-	}
-	if e.inFlight >= e.limit {
-		return Admission{Verdict: Full}
+	a := e.Admit(now)
+	if a.Verdict != Start {
+		return a
 	}
 	if until, held := h.outage.holds(now); held {
 		return Admission{Verdict: Held, Until: until, Reason: "local outage"}
 	}
-	e.inFlight++
-	return Admission{Verdict: Start}
-}
-
-// acquireOpen lets one request through when the back-off of a broken host has passed.
-func (h *Hosts) acquireOpen(e *hostEntry, now time.Time) Admission {
-	held := Admission{Verdict: Held, Until: e.openUntil, Reason: e.kind.String()}
-	if now.Before(e.openUntil) {
-		return held
-	}
-	if e.probing && now.Sub(e.probeAt) < probeLimit {
-		held.Until = later(e.probeAt.Add(afterProbe), now.Add(afterProbe/3))
-		return held
-	}
-	if until, outage := h.outage.holds(now); outage {
-		return Admission{Verdict: Held, Until: until, Reason: "local outage"}
-	}
-	e.probing, e.probeAt = true, now
-	e.inFlight++
-	return Admission{Verdict: Start, Probe: true}
+	e.Take(a, now)
+	return a
 }
 
 // Release gives back the slot of an Acquire that answered Start.
@@ -130,12 +88,8 @@ func (h *Hosts) Release(dest string, now time.Time) {
 	if !ok || e.inFlight == 0 {
 		return
 	}
-	e.inFlight--
+	e.Host.Release()
 	e.used = now
-	if e.inFlight == 0 {
-		// A probe that reported nothing (given back, or it was us) leaves the way free for the next.
-		e.probing = false
-	}
 }
 
 // observe takes in how a request ended that started at the given time. Deliver calls it before its caller calls Release.
@@ -146,79 +100,13 @@ func (h *Hosts) observe(dest string, started, now time.Time, kind FailureKind, r
 	switch kind {
 	case KindNone:
 		e.delivered++
-		h.alive(e, now, true)
-	case Kind4xx:
-		e.failed++
-		h.alive(e, now, false)
 	case KindPrivate, KindLocal:
 		return
 	default:
-		e.failed++
-		e.kind = kind
-		h.failed(e, started, now, retryAfter)
+		e.refused++
 	}
+	e.Observe(started, now, kind, retryAfter, rand.Float64)
 	h.file(e)
-}
-
-// alive notes an answer from a working host. Only a delivery raises the limit.
-func (h *Hosts) alive(e *hostEntry, now time.Time, delivered bool) {
-	e.failures = 0
-	if !e.openUntil.IsZero() {
-		// Start over gently: whoever was held comes back at jittered times, and a host that just recovered is easily pushed over.
-		e.openUntil, e.probing, e.limit, e.recovered = time.Time{}, false, 1, now
-		return
-	}
-	if delivered {
-		e.limit = min(e.limit+1, h.limit)
-	}
-	if e.backoff > 0 && now.Sub(e.recovered) > relapse {
-		e.backoff = 0
-	}
-}
-
-func (h *Hosts) failed(e *hostEntry, started, now time.Time, retryAfter time.Duration) {
-	if retryAfter > 0 {
-		e.holdUntil = later(e.holdUntil, now.Add(min(retryAfter, maxHold)))
-	}
-	if !e.openUntil.IsZero() {
-		if e.probing && !started.Before(e.probeAt) {
-			h.open(e, now)
-		}
-		return
-	}
-	if started.Before(e.failedAt) {
-		return // in flight when the last failure was counted: one outage, not two
-	}
-	e.failedAt = now
-	if e.kind == KindTimeout || e.kind == Kind429 || e.kind == Kind5xx {
-		e.limit = max(1, e.limit/2)
-	}
-	if retryAfter > 0 {
-		return // the host is alive and said when; that is enough
-	}
-	e.failures++
-	if e.failures >= opensAfter(e.kind) {
-		h.open(e, now)
-	}
-}
-
-// opensAfter is how many failures in a row break a host. A time-out costs a slot for 10 s or more, so fewer of them do.
-func opensAfter(kind FailureKind) int {
-	switch kind {
-	case KindTimeout:
-		return 2
-	case KindDNS, KindRefused, KindTLS, KindNetwork:
-		return 3
-	default:
-		return 5
-	}
-}
-
-// open breaks a host, or keeps it broken after a failed probe: 60 s, doubling to 1 h, spread by a tenth.
-func (h *Hosts) open(e *hostEntry, now time.Time) {
-	e.backoff = min(max(2*e.backoff, firstBackoff), maxBackoff)
-	e.openUntil = now.Add(time.Duration(float64(e.backoff) * (0.9 + 0.2*rand.Float64())))
-	e.probing, e.failedAt = false, now
 }
 
 // failing says whether dest failed last time, so that one more failure is no news.
@@ -226,7 +114,7 @@ func (h *Hosts) failing(dest string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e, ok := h.entries[dest]
-	return ok && (e.failures > 0 || !e.openUntil.IsZero())
+	return ok && e.Failing()
 }
 
 // entry returns the state of dest, making it if need be, and marks it used.
@@ -236,7 +124,7 @@ func (h *Hosts) entry(dest string, now time.Time) *hostEntry {
 		if len(h.entries) >= h.most {
 			h.evict()
 		}
-		e = &hostEntry{name: dest, limit: h.start}
+		e = &hostEntry{name: dest, Host: NewHost(h.start, h.limit)}
 		h.entries[dest] = e
 	}
 	e.used = now
@@ -247,7 +135,7 @@ func (h *Hosts) entry(dest string, now time.Time) *hostEntry {
 // file puts e at the front of the list it belongs to.
 func (h *Hosts) file(e *hostEntry) {
 	list := &h.healthy
-	if e.failures > 0 || !e.openUntil.IsZero() || e.backoff > 0 || e.used.Before(e.holdUntil) {
+	if e.Troubled(e.used) {
 		list = &h.broken
 	}
 	if e.in == list && list.first == e {
@@ -289,13 +177,6 @@ func (h *Hosts) sweep(now time.Time) {
 			e = prev
 		}
 	}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // hostList is a doubly linked list through the entries themselves; container/list would cost an allocation for each.

@@ -79,7 +79,7 @@ func (h *Hosts) Counts() HostCounts {
 func (e *hostEntry) state(now time.Time) HostState {
 	s := HostState{
 		Host: e.name, State: "ok", InFlight: e.inFlight, Limit: e.limit, Failures: e.failures,
-		LastError: e.kind, Delivered: e.delivered, Failed: e.failed,
+		LastError: e.kind, Delivered: e.delivered, Failed: e.refused,
 	}
 	switch {
 	case !e.openUntil.IsZero():

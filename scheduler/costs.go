@@ -163,6 +163,30 @@ func (c *Costs) Snapshot(now time.Time) []Cost {
 	return list
 }
 
+// mean is the wall time of a run over the mix of the last while, in seconds; 0 if nothing ran. A Meter asks several times a second for each
+// lane of each host of a simulated fleet, so unlike Snapshot it makes and sorts no list.
+func (c *Costs) mean(now time.Time) float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rate, wall := 0.0, 0.0
+	add := func(e *classCost) {
+		if e.ran == 0 || e.weight == 0 {
+			return
+		}
+		r := c.perSecond(e, now) * e.ran
+		rate += r
+		wall += r * e.wall / e.weight
+	}
+	for _, e := range c.entries {
+		add(e)
+	}
+	add(&c.other)
+	if rate == 0 {
+		return 0
+	}
+	return wall / rate
+}
+
 // Observed is how many runs were observed altogether.
 func (c *Costs) Observed() uint64 {
 	c.mu.Lock()
@@ -262,12 +286,17 @@ func (c *Costs) cost(e *classCost, now time.Time) Cost {
 		k.DB = e.db / e.dbWeight
 	}
 	if !e.since.IsZero() {
-		f := c.decay(now.Sub(e.rateAt))
-		// A count decayed like this stands for half-life/ln 2 seconds, or for fewer while the entry is young.
-		span := (1 - c.decay(max(now.Sub(e.since), time.Second))) / c.perNano / float64(time.Second)
-		k.Rate, k.Arrivals = e.ran*f/span, e.arrived*f/span
+		f := c.perSecond(e, now)
+		k.Rate, k.Arrivals = e.ran*f, e.arrived*f
 	}
 	return k
+}
+
+// perSecond is what makes a rate of an entry's decayed counts. A count decayed like this stands for half-life/ln 2 seconds, or for fewer while
+// the entry is young. mu is held.
+func (c *Costs) perSecond(e *classCost, now time.Time) float64 {
+	span := (1 - c.decay(max(now.Sub(e.since), time.Second))) / c.perNano / float64(time.Second)
+	return c.decay(now.Sub(e.rateAt)) / span
 }
 
 // sample is a duration in seconds within sane bounds.

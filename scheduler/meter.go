@@ -81,13 +81,8 @@ func (m *Meter) Sample(now time.Time) Lane {
 		v.Wall = m.wall / m.done
 	}
 	m.began, m.busyFor, m.fullFor, m.done, m.work, m.wall, m.cpu, m.cpuMiss = now, 0, 0, 0, 0, 0, 0, false
-	rate, wall := 0.0, 0.0
-	for _, k := range m.costs.Snapshot(now) {
-		rate += k.Rate
-		wall += k.Rate * k.Wall
-	}
-	if rate > 0 {
-		m.mean = wall / rate
+	if mean := m.costs.mean(now); mean > 0 {
+		m.mean = mean
 	}
 	return v
 }

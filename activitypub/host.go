@@ -1,0 +1,174 @@
+package activitypub
+
+import "time"
+
+const (
+	firstBackoff = time.Minute // a host that just broke is probed after this
+	maxBackoff   = time.Hour   // and this is the longest it waits between probes
+	maxHold      = time.Hour   // bound for Retry-After
+	// relapse is how long after a recovery a new failure counts as the same trouble and keeps the back-off.
+	relapse = 10 * time.Minute
+	// probeLimit is when a probe that never reported is given up; a request ends after 45 s.
+	probeLimit = 2 * time.Minute
+	// afterProbe is how long others wait while a probe is out.
+	afterProbe = 30 * time.Second
+)
+
+// Host is what is known of one destination, and the rules by which a request to it may start (docs/adr/0004): a limit that grows with success
+// and halves under strain, a circuit breaker, and the patience it asked for. It is data: no lock, no clock, no chance of its own, so that
+// Hosts and the simulator of load tests decide by the same code. Make it with NewHost.
+type Host struct {
+	inFlight, limit, most int
+
+	failures  int         // counted failures since the last success
+	failedAt  time.Time   // when the last counted failure was seen; what started before it belongs to it
+	kind      FailureKind // of the last failure
+	openUntil time.Time   // zero: closed
+	backoff   time.Duration
+	recovered time.Time
+	probing   bool
+	probeAt   time.Time
+	holdUntil time.Time // from Retry-After
+}
+
+// NewHost is a destination of which nothing is known: so many requests at once at first, and at most.
+func NewHost(start, most int) Host { return Host{limit: start, most: most} }
+
+// Admit says whether a request may start now. It takes no slot.
+func (e *Host) Admit(now time.Time) Admission {
+	if now.Before(e.holdUntil) {
+		return Admission{Verdict: Held, Until: e.holdUntil, Reason: "retry-after"}
+	}
+	if e.openUntil.IsZero() {
+		if e.inFlight >= e.limit {
+			return Admission{Verdict: Full}
+		}
+		return Admission{Verdict: Start}
+	}
+	// One request at a time goes through when the back-off of a broken host has passed.
+	held := Admission{Verdict: Held, Until: e.openUntil, Reason: e.kind.String()}
+	if now.Before(e.openUntil) {
+		return held
+	}
+	if e.probing && now.Sub(e.probeAt) < probeLimit {
+		held.Until = later(e.probeAt.Add(afterProbe), now.Add(afterProbe/3))
+		return held
+	}
+	return Admission{Verdict: Start, Probe: true}
+}
+
+// Take takes the slot that Admit offered. Give it back with Release.
+func (e *Host) Take(a Admission, now time.Time) {
+	if a.Probe {
+		e.probing, e.probeAt = true, now
+	}
+	e.inFlight++
+}
+
+// Release gives a slot back.
+func (e *Host) Release() {
+	if e.inFlight == 0 {
+		return
+	}
+	e.inFlight--
+	if e.inFlight == 0 {
+		// A probe that reported nothing (given back, or it was us) leaves the way free for the next.
+		e.probing = false
+	}
+}
+
+// Observe takes in how a request ended that started at the given time. It comes before Release. spread draws from 0 to 1.
+func (e *Host) Observe(started, now time.Time, kind FailureKind, retryAfter time.Duration, spread func() float64) {
+	switch kind {
+	case KindNone:
+		e.alive(now, true)
+	case Kind4xx:
+		e.alive(now, false)
+	case KindPrivate, KindLocal:
+	default:
+		e.kind = kind
+		e.failed(started, now, retryAfter, spread)
+	}
+}
+
+// alive notes an answer from a working host. Only a delivery raises the limit.
+func (e *Host) alive(now time.Time, delivered bool) {
+	e.failures = 0
+	if !e.openUntil.IsZero() {
+		// Start over gently: whoever was held comes back at jittered times, and a host that just recovered is easily pushed over.
+		e.openUntil, e.probing, e.limit, e.recovered = time.Time{}, false, 1, now
+		return
+	}
+	if delivered {
+		e.limit = min(e.limit+1, e.most)
+	}
+	if e.backoff > 0 && now.Sub(e.recovered) > relapse {
+		e.backoff = 0
+	}
+}
+
+func (e *Host) failed(started, now time.Time, retryAfter time.Duration, spread func() float64) {
+	if retryAfter > 0 {
+		e.holdUntil = later(e.holdUntil, now.Add(min(retryAfter, maxHold)))
+	}
+	if !e.openUntil.IsZero() {
+		if e.probing && !started.Before(e.probeAt) {
+			e.open(now, spread)
+		}
+		return
+	}
+	if started.Before(e.failedAt) {
+		return // in flight when the last failure was counted: one outage, not two
+	}
+	e.failedAt = now
+	if e.kind == KindTimeout || e.kind == Kind429 || e.kind == Kind5xx {
+		e.limit = max(1, e.limit/2)
+	}
+	if retryAfter > 0 {
+		return // the host is alive and said when; that is enough
+	}
+	e.failures++
+	if e.failures >= opensAfter(e.kind) {
+		e.open(now, spread)
+	}
+}
+
+// opensAfter is how many failures in a row break a host. A time-out costs a slot for 10 s or more, so fewer of them do.
+func opensAfter(kind FailureKind) int {
+	switch kind {
+	case KindTimeout:
+		return 2
+	case KindDNS, KindRefused, KindTLS, KindNetwork:
+		return 3
+	default:
+		return 5
+	}
+}
+
+// open breaks a host, or keeps it broken after a failed probe: 60 s, doubling to 1 h, spread by a tenth.
+func (e *Host) open(now time.Time, spread func() float64) {
+	e.backoff = min(max(2*e.backoff, firstBackoff), maxBackoff)
+	e.openUntil = now.Add(time.Duration(float64(e.backoff) * (0.9 + 0.2*spread())))
+	e.probing, e.failedAt = false, now
+}
+
+// InFlight is the number of slots taken.
+func (e *Host) InFlight() int { return e.inFlight }
+
+// Down says that the breaker is open: only probes start.
+func (e *Host) Down() bool { return !e.openUntil.IsZero() }
+
+// Failing says that it failed last time.
+func (e *Host) Failing() bool { return e.failures > 0 || e.Down() }
+
+// Troubled says that something is known that must not be forgotten soon: failures, an open breaker, a back-off, a wish for patience.
+func (e *Host) Troubled(now time.Time) bool {
+	return e.Failing() || e.backoff > 0 || now.Before(e.holdUntil)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
