@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 )
 
 // Fields that the worker adds to a payload. Ruby keeps unknown fields and ignores them.
@@ -19,8 +20,6 @@ const (
 const (
 	reasonBusy    = "destination is busy"
 	reasonForeign = "foreign class and no queue to forward to"
-	minHold       = 5 * time.Second
-	maxHold       = time.Hour
 )
 
 // fail writes Sidekiq's retry record, or ends the job if that was the last try.
@@ -159,44 +158,24 @@ func holdJSON(host, reason string, until time.Time) string {
 // neither a backlog nor a host that comes back causes a rush, and a deferred job is not taken out and put back in vain.
 type pacer struct {
 	mu    sync.Mutex
-	lines map[string]*paceLine
+	lines map[string]*scheduler.Pace
 }
 
-type paceLine struct {
-	next time.Time     // the next free place in this line
-	step time.Duration // distance of two places
-}
+const paceLines = 20_000 // lines kept at most; when full, those that have passed are forgotten, then any
 
-const (
-	paceStep  = 150 * time.Millisecond // without better knowledge: about what two connections to an ordinary server get through
-	paceLines = 20_000                 // lines kept at most; when full, those that have passed are forgotten, then any
-)
+func newPacer() *pacer { return &pacer{lines: make(map[string]*scheduler.Pace)} }
 
-func newPacer() *pacer { return &pacer{lines: make(map[string]*paceLine)} }
-
-// due gives the next place for dest that is not before until, jittered, at least 5 s and at most an hour beyond now or until.
+// due gives the next place for dest that is not before until, as scheduler.Pace does.
 func (p *pacer) due(dest string, now, until time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	line := p.lines[dest]
 	if line == nil {
 		p.makeRoom(now)
-		line = &paceLine{step: paceStep}
+		line = &scheduler.Pace{}
 		p.lines[dest] = line
 	}
-	earliest := now.Add(minHold)
-	if until.After(earliest) {
-		earliest = until
-	}
-	if line.next.Before(earliest) {
-		line.next = earliest
-	}
-	if latest := earliest.Add(maxHold); line.next.After(latest) {
-		line.next = earliest // the line is full: begin again from the front rather than wait for longer
-	}
-	at := line.next
-	line.next = at.Add(line.step)
-	return at.Add(rand.N(line.step) + rand.N(time.Second))
+	return line.Due(now, until, rand.Float64)
 }
 
 func (p *pacer) makeRoom(now time.Time) {
@@ -204,7 +183,7 @@ func (p *pacer) makeRoom(now time.Time) {
 		return
 	}
 	for name, line := range p.lines {
-		if line.next.Before(now) {
+		if line.Next.Before(now) {
 			delete(p.lines, name)
 		}
 	}

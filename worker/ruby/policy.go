@@ -1,175 +1,35 @@
 package ruby
 
-import "math"
+import "github.com/queueville/queueville/internal/placement"
 
-// The policy is pure: which waiting job goes to which process, how many more jobs are wanted, and how many processes, over plain data.
-
-const (
-	fullLoad   = 1.1  // CPU load up to which a process takes more: one CPU-second per second, and a little for what is measured wrong
-	lightShare = 0.3  // a class with less is light: it mostly waits
-	lightLoad  = 0.9  // CPU load of light jobs up to which they are taken beside heavy ones
-	ahead      = 2    // jobs per process that may wait for a place to become free
-	busyLoad   = 0.75 // CPU load per process for which the number of processes is chosen
+// The policy is package placement's, which the simulator of load tests shares.
+type (
+	// JobView is what the policy knows of a waiting job.
+	JobView = placement.JobView
+	// ProcView is what the policy knows of a process that takes jobs.
+	ProcView = placement.ProcView
+	// SizeView is what the number of processes is decided on.
+	SizeView = placement.SizeView
 )
 
-// JobView is what the policy knows of a waiting job.
-type JobView struct {
-	Class string
-	Share float64 // CPU time / wall time, 0 to 1
-	Alone bool    // must be the only job of its process
+const (
+	fullLoad     = placement.FullLoad
+	lightShare   = placement.LightShare
+	ahead        = placement.Ahead
+	unknownShare = placement.UnknownShare
+	processFull  = placement.ProcessFull
+	hostFull     = placement.HostFull
+)
+
+// Place says which of the waiting jobs goes to which process now. See placement.Place.
+func Place(jobs []JobView, procs []ProcView) []placement.Assignment {
+	return placement.Place(jobs, procs)
 }
 
-// ProcView is what the policy knows of a process that takes jobs.
-type ProcView struct {
-	Idle    int     // threads that have asked for a job
-	Running int     // jobs
-	Load    float64 // sum of their CPU shares
-	Light   float64 // same, of the light ones
-	Alone   bool    // a job runs in it that must be alone
-}
-
-// Assignment gives a waiting job to a process, both by their index.
-type Assignment struct{ Job, Proc int }
-
-// fits reports whether a job of that share may start in p. The first job of a process always may.
-func (p *ProcView) fits(share float64) bool {
-	switch {
-	case p.Idle == 0 || p.Alone:
-		return false
-	case p.Running == 0:
-		return true
-	case p.Load+share <= fullLoad:
-		return true
-	}
-	return share < lightShare && p.Light+share <= lightLoad
-}
-
-func (p *ProcView) take(j *JobView) {
-	p.Idle--
-	p.Running++
-	p.Load += j.Share
-	if j.Share < lightShare {
-		p.Light += j.Share
-	}
-	p.Alone = p.Alone || j.Alone
-}
-
-// Place says which of the waiting jobs, in the order in which they should start, goes to which process now. A class of which a job cannot
-// start is passed over, so that it blocks only itself and keeps its order. A job that must be alone empties a process first: the one with
-// the fewest jobs gets none meanwhile. procs is changed to what it will be.
-func Place(jobs []JobView, procs []ProcView) []Assignment {
-	idle := 0
-	for i := range procs {
-		idle += procs[i].Idle
-	}
-	if idle == 0 || len(jobs) == 0 {
-		return nil
-	}
-	var out []Assignment
-	var blocked map[string]struct{}
-	reserved := -1
-	for i := range jobs {
-		if idle == 0 {
-			break
-		}
-		j := &jobs[i]
-		best := -1
-		if j.Alone {
-			// Jobs that must be alone wait for each other, whatever their class.
-			if reserved >= 0 {
-				continue
-			}
-			for p := range procs {
-				if best < 0 || procs[p].Running < procs[best].Running {
-					best = p
-				}
-			}
-			if best >= 0 && (procs[best].Running > 0 || procs[best].Idle == 0) {
-				reserved, best = best, -1
-			}
-		} else {
-			if _, yes := blocked[j.Class]; yes {
-				continue
-			}
-			for p := range procs {
-				if p != reserved && procs[p].fits(j.Share) && (best < 0 || emptier(&procs[p], &procs[best])) {
-					best = p
-				}
-			}
-			if best < 0 {
-				if blocked == nil {
-					blocked = make(map[string]struct{})
-				}
-				blocked[j.Class] = struct{}{}
-			}
-		}
-		if best < 0 {
-			continue
-		}
-		procs[best].take(j)
-		idle--
-		out = append(out, Assignment{Job: i, Proc: best})
-	}
-	return out
-}
-
-func emptier(a, b *ProcView) bool {
-	if a.Load != b.Load {
-		return a.Load < b.Load
-	}
-	return a.Running < b.Running
-}
-
-// Room says how many more jobs are wanted beside those that wait already: as many as could start now if they were like those that ran
-// lately (typical is their mean CPU share), and a few so that no process runs dry. While some wait, one or two more are not wanted: a fetch costs as
-// much for one job as for many.
+// Room says how many more jobs are wanted beside those that wait. See placement.Room.
 func Room(waiting int, procs []ProcView, typical float64) int {
-	if len(procs) == 0 {
-		return 0
-	}
-	typical = math.Max(typical, 0.01)
-	startable := 0
-	for i := range procs {
-		p := &procs[i]
-		if p.Alone || p.Idle == 0 {
-			continue
-		}
-		n := int(math.Max(0, fullLoad-p.Load) / typical)
-		if typical < lightShare {
-			n = max(n, int(math.Max(0, lightLoad-p.Light)/typical))
-		}
-		if p.Running == 0 {
-			n = max(n, 1)
-		}
-		startable += min(n, p.Idle)
-	}
-	room := startable + ahead*len(procs) - waiting
-	if waiting > 0 && room <= ahead*len(procs)/2 {
-		return 0
-	}
-	return max(0, room)
+	return placement.Room(waiting, procs, typical)
 }
 
-// SizeView is what the number of processes is decided on.
-type SizeView struct {
-	Current  int     // processes that take jobs or boot
-	Threads  int     // per process
-	Load     float64 // CPU shares of what runs and waits
-	Jobs     int     // that run and wait
-	Min, Max int
-	Memory   int // processes that the host's available memory has room for beside the current ones
-}
-
-// Size says how many processes are wanted: as many as the jobs need CPUs or threads, within the limits. Memory stops growth, it shrinks
-// nothing.
-func Size(v SizeView) int {
-	want := int(math.Ceil(v.Load / busyLoad))
-	if v.Threads > 0 {
-		want = max(want, (v.Jobs+v.Threads-1)/v.Threads)
-	}
-	want = min(max(want, v.Min), v.Max)
-	if want > v.Current {
-		want = min(want, max(v.Current+v.Memory, v.Min))
-	}
-	return want
-}
+// Size says how many processes are wanted. See placement.Size.
+func Size(v SizeView) int { return placement.Size(v) }
