@@ -32,6 +32,12 @@ func (l *laneControl) decision(m *moment, v *Lane, was int) Decision {
 		d.Unit, d.Value, d.Gain = "slot", l.limit, perSlot
 	case ByDB:
 		d.Unit, d.Value, d.Gain = "connection", l.limit, l.likeOthers(v)
+	case ByProcesses:
+		d.Unit, d.Value, d.Gain = "process", v.Held.Slots, per(l.rate, v.Held.Slots)
+	case ByBoot:
+		d.Value = v.Held.Slots
+	case ByThreads:
+		d.Unit, d.Value, d.Gain = "thread", v.Held.Slots, l.likeOthers(v)
 	default:
 		d.Unit, d.Value, d.Gain = "slot", l.limit, l.likeOthers(v)
 	}

@@ -130,8 +130,10 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 		return
 	}
 	if v.Full < demandFull {
-		l.idle(c, m)
-		l.bound = ByDemand
+		l.idle(c, m, ceiling)
+		if l.bound = ByDemand; v.Held.By != "" {
+			l.bound = v.Held.By
+		}
 		return
 	}
 	if m.clock < l.settle {
@@ -186,9 +188,9 @@ func (l *laneControl) peak(m *moment, v *Lane) {
 	l.peaks[0] = max(l.peaks[0], v.Running)
 }
 
-// idle is for a lane that has fewer jobs than it may run. It does not grow, for nothing would show whether that is good, and gives up what is
-// far beyond its use.
-func (l *laneControl) idle(c *Controller, m *moment) {
+// idle is for a lane that has fewer jobs than it may run. It does not grow, for nothing would show whether that is good, gives up what is far
+// beyond its use, and has its first limit back when nothing is short.
+func (l *laneControl) idle(c *Controller, m *moment, ceiling float64) {
 	if l.stage == tryingUp {
 		l.to(l.from, "not enough to do to see what more brings")
 	}
@@ -201,6 +203,11 @@ func (l *laneControl) idle(c *Controller, m *moment) {
 	}
 	if keep := max(l.first, idleFactor*top+1); l.limit > idleSlack*keep {
 		l.to(max(keep, l.limit*math.Pow(idleShrink, m.dt)), "far more than was used within a minute")
+		l.hunting = true
+	}
+	// What was cut when something was short, and is not any more, need not be found anew by the next burst.
+	if start := min(l.first, ceiling); l.limit < start && m.clock >= l.holdTill && m.scarce() == "" && (m.spare < 0 || m.spare > (1-full)*m.host.Cores) {
+		l.to(start, "nothing is short")
 		l.hunting = true
 	}
 }

@@ -42,6 +42,7 @@ type Lane struct {
 	Weight   float64 // of its claim to processors when lanes compete for them; Unknown or 0: 1
 
 	Caps []Cap // what else bounds it now
+	Held Cap   // what keeps jobs from starting although the limit would let them; zero: nothing. Slots is how much there is of it
 }
 
 // Cap is a bound for a lane from outside.
@@ -55,18 +56,20 @@ type Bound string
 
 // The bounds. What an executor gives as a Cap may have others.
 const (
-	ByDemand   Bound = "demand"           // everything that could start has started
-	ByStart    Bound = "starting"         // still finding out
-	ByGain     Bound = "no gain"          // more at once brought nothing more done; what limits it is outside (a remote service, a lock, one thread)
-	ByCPU      Bound = "cpu"              // processors are in use
-	ByOthers   Bound = "cpu of others"    // processors are in use, and others use them too: they come first
-	ByLanes    Bound = "cpu of lanes"     // processors are in use, and another lane has not got its share of them
-	ByPressure Bound = "cpu pressure"     // others wait for processors
-	ByQuota    Bound = "cpu quota"        // the cgroup is being throttled
-	ByMemory   Bound = "memory"           // memory is short
-	ByMost     Bound = "configured limit" // LaneConfig.Max
-	ByDB       Bound = "db connections"   // the lease of database connections
-	ByThreads  Bound = "ruby threads"     // processes × threads
+	ByDemand    Bound = "demand"           // everything that could start has started
+	ByStart     Bound = "starting"         // still finding out
+	ByGain      Bound = "no gain"          // more at once brought nothing more done; what limits it is outside (a remote service, a lock, one thread)
+	ByCPU       Bound = "cpu"              // processors are in use
+	ByOthers    Bound = "cpu of others"    // processors are in use, and others use them too: they come first
+	ByLanes     Bound = "cpu of lanes"     // processors are in use, and another lane has not got its share of them
+	ByPressure  Bound = "cpu pressure"     // others wait for processors
+	ByQuota     Bound = "cpu quota"        // the cgroup is being throttled
+	ByMemory    Bound = "memory"           // memory is short
+	ByMost      Bound = "configured limit" // LaneConfig.Max
+	ByDB        Bound = "db connections"   // the lease of database connections
+	ByThreads   Bound = "ruby threads"     // all threads of all Ruby processes have a job
+	ByProcesses Bound = "ruby processes"   // each computes on one processor at a time, and there may not be more of them
+	ByBoot      Bound = "ruby starts"      // no Ruby process is ready, or another one boots
 )
 
 const absurd = 1e15 // more than a petabyte
@@ -100,6 +103,7 @@ func (v Lane) clean() Lane {
 	}
 	v.Full = min(v.Full, 1)
 	v.CPU, v.Arrivals, v.Backlog = known(v.CPU), known(v.Arrivals), known(v.Backlog)
+	v.Held.Slots = known(v.Held.Slots)
 	if v.Weight = known(v.Weight); v.Weight <= 0 {
 		v.Weight = 1
 	}

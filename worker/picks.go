@@ -16,7 +16,7 @@ const (
 	pickStale = 5 * time.Second        // after so long without an answer from Redis nothing is known of the queues
 )
 
-// picks chooses the order of the owned queues by their goals. One goroutine looks at the queues, the fetcher asks.
+// picks knows the owned queues, and chooses their order by their goals. One goroutine looks at the queues, the fetcher asks.
 type picks struct {
 	store    *queues.Store
 	names    []string
@@ -28,6 +28,7 @@ type picks struct {
 	picker *scheduler.Picker
 	views  []scheduler.QueueView // as at the last look
 	at     time.Time             // of the last look; zero: none yet
+	flows  []flow                // of the views
 }
 
 func newPicks(cfg *Config) *picks {
@@ -36,6 +37,7 @@ func newPicks(cfg *Config) *picks {
 		p.names = append(p.names, q.Name)
 		p.views = append(p.views, scheduler.QueueView{Name: q.Name, Backlog: scheduler.Unknown, Goal: cfg.Goals.Queue(q.Name)})
 	}
+	p.flows = make([]flow, len(p.views))
 	return p
 }
 
@@ -70,8 +72,14 @@ func (p *picks) look(ctx context.Context) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.at = time.Now()
+	now := time.Now()
+	since := now.Sub(p.at)
+	if p.at.IsZero() {
+		since = 0
+	}
+	p.at = now
 	for i := range states {
+		p.flows[i].look(int(states[i].Backlog)-p.views[i].Backlog, since)
 		p.views[i].Backlog = int(states[i].Backlog)
 		p.views[i].HeadAge = time.Duration(min(states[i].Latency, 1e9) * float64(time.Second))
 	}
@@ -112,12 +120,17 @@ func (p *picks) took(jobs []queues.Fetched) {
 			n++
 		}
 		p.picker.Took(jobs[i].Ref.Queue, n-i, 1)
+		for k := range p.views {
+			if p.views[k].Name == jobs[i].Ref.Queue {
+				p.flows[k].fetched += n - i
+			}
+		}
 		i = n
 	}
 }
 
-// Queues is what is known of the owned queues, for whoever decides on limits: jobs that wait, and how long the oldest has. Without the policy
-// of goals there is nothing to tell.
+// Queues is what is known of the owned queues, for whoever decides on limits: jobs that wait, and how long the oldest has. Unless they are looked
+// at (see Demand) there is nothing to tell.
 func (w *Worker) Queues() []scheduler.QueueView {
 	if w.picks == nil {
 		return nil

@@ -47,6 +47,7 @@ type Config struct {
 	Owned     []scheduler.Queue // queues that only this fleet fetches from
 	Policy    scheduler.Policy  // which of them is next; default: weighted with weights, else strict, as Sidekiq
 	Goals     scheduler.Goals   // for the policy of goals
+	Watch     bool              // look at the owned queues four times a second, for Demand, whatever the policy
 	ForeignTo string            // where jobs of foreign classes from owned queues go; required with Owned unless every class is native or Foreign is given
 	Foreign   Foreign           // runs the jobs of foreign classes; nil: they are forwarded
 	Shared    []string          // queues that Ruby serves too
@@ -159,7 +160,7 @@ type Worker struct {
 	completer *completer
 	foreign   foreignSide
 	pacer     *pacer
-	picks     *picks // nil without goals
+	picks     *picks // nil without goals, unless the queues are watched
 	counts    *counts
 	observer  Observer
 	log       *slog.Logger
@@ -209,9 +210,11 @@ func New(cfg Config) (*Worker, error) {
 			Queues: cfg.Shared, Classes: classes, WindowJobs: cfg.WindowJobs, WindowBytes: cfg.WindowBytes, Share: cfg.Share, Hosts: cfg.OnlyHosts,
 		},
 	}
-	if cfg.Policy == scheduler.PolicyGoals && len(cfg.Owned) > 0 {
+	if goals := cfg.Policy == scheduler.PolicyGoals; (goals || cfg.Watch) && len(cfg.Owned) > 0 {
 		w.picks = newPicks(&cfg)
-		w.fetcher.picks = w.picks
+		if goals {
+			w.fetcher.picks = w.picks
+		}
 	}
 	for _, q := range cfg.Owned {
 		w.fetcher.awaiters = append(w.fetcher.awaiters, &awaiter{queue: q.Name, arm: make(chan struct{}, 1)})

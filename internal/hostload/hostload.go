@@ -96,6 +96,8 @@ func (s *Sensor) Read(now time.Time) scheduler.Host {
 	}
 	h.Ours = s.ours(dt)
 	if h.Busy >= 0 && h.Ours > h.Busy {
+		// Two clocks that do not quite agree, or a child of a child that has ended: all that it ever used comes at once.
+		s.childRate = max(0, min(s.childRate, h.Busy-s.ownRate))
 		h.Ours = h.Busy
 	}
 	total, ok := s.pressure("cpu", "some")

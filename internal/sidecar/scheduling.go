@@ -3,13 +3,10 @@ package sidecar
 import (
 	"math"
 	"slices"
-	"time"
 
 	"github.com/queueville/queueville/internal/governor"
-	"github.com/queueville/queueville/internal/hostload"
 	"github.com/queueville/queueville/internal/status"
 	"github.com/queueville/queueville/scheduler"
-	"github.com/queueville/queueville/worker"
 )
 
 // How many jobs run at once is decided.
@@ -40,39 +37,10 @@ func (s *Sidecar) makeGovernor(identity string) error {
 	if s.opts.Limits != limitsAdaptive || s.opts.Shadow {
 		return nil
 	}
-	sensor := hostload.New(hostload.Config{PIDs: s.rubyPIDs})
 	s.journal = governor.NewJournal(s.Store.Client(), s.Store.OwnKey(journalKey), identity, s.env.Log)
 	var err error
-	s.governor, err = governor.New(governor.Config{
-		Lanes: []governor.Limited{{
-			LaneConfig: scheduler.LaneConfig{Name: worker.LaneNative, Max: s.opts.Concurrency, Start: min(firstDeliveries, s.opts.Concurrency)},
-			Lane:       s.Worker,
-			Complete: func(v *scheduler.Lane) {
-				v.CPU, _ = sensor.Split()
-			},
-		}},
-		Host:    func(now time.Time) scheduler.Host { return sensor.Read(now) },
-		Policy:  scheduler.ControllerConfig{TargetCPU: s.opts.CPUTarget / 100},
-		Changed: s.journal.Add, Log: s.env.Log,
-	})
+	s.governor, err = governor.New(s.newLanes().config(s))
 	return err
-}
-
-// firstDeliveries run at once before anything is known of them. They mostly wait, so more than a few processors' worth do no harm.
-const firstDeliveries = 32
-
-// rubyPIDs are the processes whose use of processors is ours too.
-func (s *Sidecar) rubyPIDs() []int {
-	if s.ruby == nil {
-		return nil
-	}
-	var pids []int
-	for _, p := range s.ruby.Processes() {
-		if p.PID > 0 {
-			pids = append(pids, p.PID)
-		}
-	}
-	return pids
 }
 
 // decisions are the last ones on the lanes' limits.

@@ -283,7 +283,7 @@ func (s *Sidecar) workerConfig(identity, host string) worker.Config {
 		Holder:   worker.ThisProcess(identity, host),
 		Handlers: []worker.Handler{deliveryjobs.NewHandler(s.Deliverer, observe)},
 		Gate:     deliveryjobs.NewGate(s.Deliverer.Hosts()),
-		Owned:    owned, Policy: scheduler.Policy(s.opts.Policy), Goals: scheduler.MastodonGoals(), ForeignTo: s.opts.ForeignTo, Shared: s.plan.shared, Share: s.plan.share, OnlyHosts: s.plan.onlyHosts, MaxRate: s.opts.MaxRate,
+		Owned:    owned, Policy: scheduler.Policy(s.opts.Policy), Goals: scheduler.MastodonGoals(), Watch: s.opts.Limits == limitsAdaptive, ForeignTo: s.opts.ForeignTo, Shared: s.plan.shared, Share: s.plan.share, OnlyHosts: s.plan.onlyHosts, MaxRate: s.opts.MaxRate,
 		Concurrency: s.opts.Concurrency, StopTimeout: s.opts.StopTimeout, PollAverage: s.opts.PollAverage,
 		MirrorBusy: s.opts.BusyMirror, Metrics7: true, Metrics8: true,
 		Jitter7: s.config.Version.Known() && !s.config.Version.AtLeast(4, 5),

@@ -84,7 +84,7 @@ func (s *Supervisor) decide(now time.Time) bool {
 // size starts and ends processes as the policy wants. mu is held.
 func (s *Supervisor) size(wantsCron bool, now time.Time) {
 	v := SizeView{Threads: s.cfg.Threads, Min: s.cfg.MinProcs, Max: s.cfg.MaxProcs, Jobs: len(s.waiting), Memory: math.MaxInt32}
-	serves := 0
+	serves, left := 0, s.left()
 	for _, p := range s.procs {
 		if p.state > serving {
 			continue
@@ -99,7 +99,11 @@ func (s *Supervisor) size(wantsCron bool, now time.Time) {
 			serves++
 		}
 	}
-	for _, w := range s.waiting {
+	for i, w := range s.waiting {
+		if i == left { // the others may not start anyway
+			v.Jobs -= len(s.waiting) - left
+			break
+		}
 		v.Load += s.costs.share(w.job.Class)
 	}
 	want := Size(v)

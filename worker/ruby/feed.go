@@ -49,7 +49,9 @@ func (s *Supervisor) carryOut(e *effects) {
 
 // place gives waiting jobs to processes as the policy says. mu is held.
 func (s *Supervisor) place(e *effects, now time.Time) {
-	if len(s.waiting) == 0 {
+	defer s.level(now)
+	left := s.left()
+	if len(s.waiting) == 0 || left == 0 {
 		return
 	}
 	procs := make([]*process, 0, len(s.procs))
@@ -62,7 +64,7 @@ func (s *Supervisor) place(e *effects, now time.Time) {
 	if len(placed) == 0 {
 		return
 	}
-	for _, a := range placed {
+	for _, a := range placed[:min(len(placed), left)] {
 		w, p := s.waiting[a.Job], procs[a.Proc]
 		s.waiting[a.Job] = nil
 		l := p.idleLine()
@@ -141,6 +143,7 @@ func (s *Supervisor) acknowledged(l *line, d done) error {
 	if d.failed {
 		res.Label = LabelFailed
 	}
+	s.measure(now, r.job.Class, &res)
 	e.end(r.job, res)
 	if p.state == leaving && len(p.jobs) == 0 {
 		s.nudge()

@@ -39,6 +39,7 @@ type Supervisor struct {
 	quiet     bool
 	leadTill  time.Time // until when this host runs the cron scheduler; zero: it does not
 
+	outer     outer
 	boots     boots
 	seats     seats
 	growSince time.Time // since when more processes are wanted; zero: they are not
@@ -163,7 +164,7 @@ func (s *Supervisor) Room(names []string) []int {
 		if typical < lightShare {
 			waiting = wait.light
 		}
-		rooms[i] = Room(max(waiting, wait.byQueue[name]), views, typical) // a queue may have both kinds
+		rooms[i] = s.roomWithin(Room(max(waiting, wait.byQueue[name]), views, typical), len(views)) // a queue may have both kinds
 	}
 	return rooms
 }
@@ -174,7 +175,7 @@ func (s *Supervisor) anyRoom() bool {
 		return false
 	}
 	wait, views := s.backlog(), s.views(nil)
-	return Room(wait.light, views, 0) > 0 || Room(wait.heavy, views, 1) > 0
+	return s.roomWithin(max(Room(wait.light, views, 0), Room(wait.heavy, views, 1)), len(views)) > 0
 }
 
 // backlog counts what waits: jobs that compute, jobs that wait for others, and the jobs of each queue.
