@@ -41,8 +41,11 @@ var closeConn = func(c *pgx.Conn) {
 	_ = c.Close(ctx)
 }
 
-// Acquire waits for a connection: for one that the lease allows, then for one of the pool's. Release it soon. The error is ctx's, or
-// about connecting; see Unavailable.
+// ErrNoLease says that the lease had no connection free in time: the server was not asked for anything.
+var ErrNoLease = errors.New("wait for a database connection")
+
+// Acquire waits for a connection: for one that the lease allows, then for one of the pool's. Release it soon. The error is ErrNoLease with
+// ctx's, or about connecting; see Unavailable.
 func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 	if p.gate == nil {
 		c, err := p.pool.Acquire(ctx)
@@ -53,15 +56,18 @@ func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 	}
 	for {
 		if err := p.gate.acquire(ctx, &waiter{role: p.role, n: 1}); err != nil {
-			return nil, fmt.Errorf("wait for a database connection: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrNoLease, err)
 		}
 		c, err := p.pool.Acquire(ctx)
 		if err == nil {
 			return &Conn{Conn: c, pool: p}, nil
 		}
 		p.gate.release(p.role)
-		if ctx.Err() != nil || !errors.Is(err, errNoRoom) && !errors.Is(err, errLeaseOver) {
+		switch {
+		case !errors.Is(err, errNoRoom) && !errors.Is(err, errLeaseOver):
 			return nil, err
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("%w: %w", ErrNoLease, err)
 		}
 	}
 }
@@ -152,6 +158,24 @@ func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 	}
 	defer c.Release()
 	return c.CopyFrom(ctx, table, columns, rows)
+}
+
+// askTries is how many connections that were found dead are passed over before a server counts as away.
+const askTries = 16
+
+// Ask asks whether the server answers: nil if it does, ErrNoLease if the lease had no connection to ask with, else what is wrong. Connections
+// that have died unnoticed say nothing; what a new one meets does. ctx needs a deadline.
+func (p *Pool) Ask(ctx context.Context) error {
+	var err error
+	for range askTries {
+		if err = p.Ping(ctx); err == nil || ctx.Err() != nil || errors.Is(err, ErrNoLease) {
+			return err
+		}
+		if _, dial := errors.AsType[*pgconn.ConnectError](err); dial {
+			return err
+		}
+	}
+	return err
 }
 
 // Ping asks the server for nothing.

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/queueville/queueville/internal/mastodonenv"
 	"github.com/queueville/queueville/internal/status"
@@ -158,7 +159,7 @@ func (s *Sidecar) rubyState() *status.Ruby {
 	}
 	load, list := s.ruby.look()
 	r := &status.Ruby{
-		Running: load.Running, Waiting: load.Waiting, Threads: load.Threads, Cron: load.Cron, Problem: load.Problem, Waits: load.Waits,
+		Running: load.Running, Waiting: load.Waiting, Threads: load.Threads, Cron: load.Cron, Problem: load.Problem, Waits: load.Waits, Held: load.Held,
 		Processes: make([]status.RubyProcess, len(list)),
 	}
 	for i, p := range list {
@@ -183,11 +184,15 @@ func (s *Sidecar) makeRuby(identity string, observer ruby.Observer) (*engine, er
 	if db := s.servers.db; db.manager != nil {
 		connections = lender{Manager: db.manager, each: s.opts.RubyThreads * db.servers}
 	}
+	watch := &watchman{ask: s.servers.db.pool.Ask, failed: make(chan struct{}, 1)}
 	supervisor, err := ruby.New(ruby.Config{
 		Command: s.command, Queues: s.plan.owned, Threads: s.opts.RubyThreads, MaxProcs: s.opts.RubyProcesses, NoPreload: s.opts.RubyNoPreload,
 		MemoryLimit: memory, StopTimeout: s.opts.StopTimeout, Stuck: ruby.StuckPolicy{Action: stuck}, DBPool: s.opts.RubyThreads, Connections: connections,
 		Poison: s.Store, Leader: s.leader(identity), CronSeed: seed.Sum32(),
 		Done: func(job ruby.Job, r ruby.Result) {
+			if r.Failed {
+				watch.jobFailed()
+			}
 			s.Worker.Conclude(job.Token, worker.ForeignResult{
 				Kind: kinds[r.Kind], Failed: r.Failed, Label: r.Label, Payload: r.Payload, Run: r.Run, CPU: r.CPU, DB: r.DB,
 			})
@@ -198,7 +203,12 @@ func (s *Sidecar) makeRuby(identity string, observer ruby.Observer) (*engine, er
 	if err != nil {
 		return nil, fmt.Errorf("ruby: %w", err)
 	}
-	return &engine{supervisor}, nil
+	watch.hold = supervisor.Hold
+	watch.needed = func() bool {
+		load := supervisor.Load()
+		return load.Running+load.Waiting > 0
+	}
+	return &engine{Supervisor: supervisor, watch: watch}, nil
 }
 
 // leader is who may run the cron scheduler: nobody here, if its queue is somebody else's.
@@ -212,13 +222,25 @@ func (s *Sidecar) leader(identity string) ruby.Leader {
 var kinds = [...]worker.OutcomeKind{ruby.Acked: worker.Done, ruby.Returned: worker.Returned, ruby.Dead: worker.Failed}
 
 // engine is the supervisor as the worker wants it.
-type engine struct{ *ruby.Supervisor }
+type engine struct {
+	*ruby.Supervisor
+
+	watch *watchman
+}
 
 // look is what metrics and status show.
 func (e *engine) look() (ruby.Load, []ruby.Process) { return e.Load(), e.Processes() }
 
 // Run implements worker.Foreign.
-func (e *engine) Run(ctx context.Context) error { return e.Supervisor.Run(ctx) }
+func (e *engine) Run(ctx context.Context) error {
+	watchCtx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { e.watch.run(watchCtx) })
+	err := e.Supervisor.Run(ctx)
+	cancel()
+	watching.Wait()
+	return err
+}
 
 // Submit implements worker.Foreign.
 func (e *engine) Submit(jobs []worker.ForeignJob) {

@@ -102,6 +102,7 @@ type Ruby struct {
 	Cron      bool          `json:"cron_leader"`         // the cron scheduler runs here
 	Problem   string        `json:"problem,omitempty"`   // why no process can be started at present
 	Waits     string        `json:"waits_for,omitempty"` // why the next process waits for its database connections
+	Held      string        `json:"held,omitempty"`      // why no job starts
 }
 
 // RubyProcess is one Ruby process of a worker, as the worker sees it.
@@ -305,6 +306,9 @@ func (s *Status) addRubyNotes() {
 		led = led || r.Cron
 		if r.Problem != "" {
 			s.Notes = append(s.Notes, "Ruby does not start on "+p.Identity+": "+r.Problem)
+		}
+		if r.Held != "" {
+			s.Notes = append(s.Notes, "Ruby on "+p.Identity+" starts no jobs: "+r.Held)
 		}
 		if r.Waits != "" && len(r.Processes) == 0 {
 			s.Notes = append(s.Notes, "Ruby on "+p.Identity+" waits for database connections: "+r.Waits)

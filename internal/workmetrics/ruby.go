@@ -30,6 +30,7 @@ type rubyMetrics struct {
 	threads, running *prometheus.Desc
 	waiting, cron    *prometheus.Desc
 	problem, waits   *prometheus.Desc
+	held             *prometheus.Desc
 }
 
 func newRubyMetrics(m *Metrics, look func() (ruby.Load, []ruby.Process)) *rubyMetrics {
@@ -56,6 +57,7 @@ func newRubyMetrics(m *Metrics, look func() (ruby.Load, []ruby.Process)) *rubyMe
 		cron:         desc("queueville_ruby_cron_leader", "1 when the cron scheduler runs in a Ruby process of this worker."),
 		problem:      desc("queueville_ruby_boot_problem", "1 while Ruby does not start."),
 		waits:        desc("queueville_ruby_waits", "1 while the next Ruby process waits for its database connections."),
+		held:         desc("queueville_ruby_held", "1 while no Ruby job starts because PostgreSQL is away."),
 	}
 	m.registry.MustRegister(r.boot, r.bootFailures, r)
 	return r
@@ -63,7 +65,7 @@ func newRubyMetrics(m *Metrics, look func() (ruby.Load, []ruby.Process)) *rubyMe
 
 // Describe implements prometheus.Collector.
 func (r *rubyMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{r.processes, r.pss, r.threads, r.running, r.waiting, r.cron, r.problem, r.waits} {
+	for _, d := range []*prometheus.Desc{r.processes, r.pss, r.threads, r.running, r.waiting, r.cron, r.problem, r.waits, r.held} {
 		ch <- d
 	}
 }
@@ -85,6 +87,7 @@ func (r *rubyMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(r.cron, oneIf(load.Cron))
 	gauge(r.problem, oneIf(load.Problem != ""))
 	gauge(r.waits, oneIf(load.Waits != ""))
+	gauge(r.held, oneIf(load.Held != ""))
 	seen := map[int]bool{}
 	for _, p := range list {
 		if p.PSS > 0 && !seen[p.Slot] {

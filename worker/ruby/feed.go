@@ -51,7 +51,7 @@ func (s *Supervisor) carryOut(e *effects) {
 func (s *Supervisor) place(e *effects, now time.Time) {
 	defer s.level(now)
 	left := s.left()
-	if len(s.waiting) == 0 || left == 0 {
+	if len(s.waiting) == 0 || left == 0 || s.hold.why != "" {
 		return
 	}
 	procs := make([]*process, 0, len(s.procs))

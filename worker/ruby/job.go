@@ -43,6 +43,7 @@ const (
 	LabelDone      = "done"      // Acked: it succeeded
 	LabelFailed    = "failed"    // Acked: it raised, and Sidekiq has dealt with that
 	LabelStopping  = "stopping"  // Returned: no process had it, or its process was ended by us before the job did
+	LabelHeld      = "held"      // Returned: no process had it when Hold was called
 	LabelRefused   = "refused"   // Returned: its process had been told to be quiet meanwhile and gave it back untouched
 	LabelCrashed   = "crashed"   // Returned: its process died by itself; counted against the job
 	LabelVanished  = "vanished"  // Returned: its process ended and nobody knows why; not counted

@@ -121,6 +121,8 @@ func (s *Supervisor) held() scheduler.Cap {
 	}
 	more := serves+boots < s.cfg.MaxProcs
 	switch {
+	case s.hold.why != "":
+		return scheduler.Cap{By: scheduler.ByDB}
 	case s.boots.problem != "":
 		return scheduler.Cap{By: scheduler.ByBoot, Slots: float64(serves)}
 	case more && s.seats.problem != "":

@@ -37,7 +37,7 @@ const (
 
 // start starts one more process. mu is held.
 func (s *Supervisor) start(cron bool, now time.Time) {
-	if now.Before(s.boots.after) {
+	if now.Before(s.boots.after) || s.hold.why != "" {
 		return
 	}
 	preload := !s.cfg.NoPreload && !s.boots.noPreload

@@ -38,6 +38,7 @@ type Supervisor struct {
 	number    uint64 // of the last job given out
 	quiet     bool
 	leadTill  time.Time // until when this host runs the cron scheduler; zero: it does not
+	hold      hold
 
 	outer     outer
 	boots     boots
@@ -80,6 +81,7 @@ type Load struct {
 	Cron      bool
 	Problem   string // why no process can be booted at present; "" if none is known
 	Waits     string // why the next process waits for its database connections; "" if none does
+	Held      string // why no job may start, see Hold; "" if they may
 }
 
 // Process is one Ruby process, for status and for counting its database connections.
@@ -150,7 +152,7 @@ func (s *Supervisor) Room(names []string) []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rooms := make([]int, len(names))
-	if s.quiet || s.state != runs {
+	if s.quiet || s.state != runs || s.hold.why != "" {
 		return rooms
 	}
 	views := s.views(nil)
@@ -171,7 +173,7 @@ func (s *Supervisor) Room(names []string) []int {
 
 // anyRoom reports whether a job that waits, or else one that computes, would find room. mu is held.
 func (s *Supervisor) anyRoom() bool {
-	if s.quiet || s.state != runs {
+	if s.quiet || s.state != runs || s.hold.why != "" {
 		return false
 	}
 	wait, views := s.backlog(), s.views(nil)
@@ -290,7 +292,7 @@ func (s *Supervisor) Quiet() {
 func (s *Supervisor) Load() Load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := Load{Waiting: len(s.waiting), Problem: s.boots.problem, Waits: s.seats.problem}
+	l := Load{Waiting: len(s.waiting), Problem: s.boots.problem, Waits: s.seats.problem, Held: s.hold.why}
 	for _, p := range s.procs {
 		l.Running += len(p.jobs)
 		switch p.state {
