@@ -92,6 +92,10 @@ bench: setup ## against the peers, all suites, three quarters of an hour on a qu
 bench-micro: setup ## Go benchmarks, COUNT=10 runs each; PKG=./queues for one package
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) $(ARGS) $(PKG)
 
+.PHONY: bench-scheduler
+bench-scheduler: setup ## adaptive limits and goals on real servers, 20 minutes; pictures in docs/img; ARGS="-quick" or "-part NAME"
+	scripts/bench.sh -suite scheduler -plots docs/img $(ARGS)
+
 bench-%: setup ## one suite: noop, delivery, memory, deadhosts, shared or full
 	scripts/bench.sh -suite $* $(ARGS)
 

@@ -2,7 +2,9 @@
 # Measures Queueville against its peers on throwaway servers (docs/benchmarks.md). Arguments go to the benchmark:
 #
 #   scripts/bench.sh                          everything, three quarters of an hour; leave the machine alone meanwhile
-#   scripts/bench.sh -suite noop              one suite: noop, delivery, memory, deadhosts, shared or full
+#   scripts/bench.sh -suite noop              one suite: noop, delivery, memory, deadhosts, shared, full or scheduler
+#   scripts/bench.sh -suite scheduler -part burn
+#                                             one part of the scheduler suite (-help lists them)
 #   scripts/bench.sh -quick                   a look, a few minutes
 #   scripts/bench.sh -json > result.json      for scripts
 #   scripts/bench.sh -strict                  exit status 1 when a target is missed

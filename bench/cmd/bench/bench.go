@@ -33,6 +33,8 @@ func bench(ctx context.Context, args []string) error {
 	flags.IntVar(&o.Jobs, "jobs", 0, "jobs per round of the quick contenders (0: the suite's own number)")
 	flags.StringVar(&o.Root, "root", "..", "Queueville's module `DIR`ectory")
 	flags.StringVar(&o.ProfileDir, "profile", "", "write CPU profiles of our own contenders to `DIR`ectory; implies -package")
+	parts := flags.String("part", "", "comma-separated parts of the scheduler suite: "+strings.Join(suite.SchedulerParts(), ", ")+"; all if empty")
+	flags.StringVar(&o.Plots, "plots", "", "write the scheduler suite's pictures to `DIR`ectory, below the module's")
 	flags.BoolVar(&o.Package, "package", false, "deliver with the packages in a process of this program instead of the queueville binary")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -47,6 +49,9 @@ func bench(ctx context.Context, args []string) error {
 	if *only != "" {
 		o.Only = strings.Split(*only, ",")
 	}
+	if *parts != "" {
+		o.Parts = strings.Split(*parts, ",")
+	}
 	var err error
 	if o.Self, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program: %w", err)
@@ -58,6 +63,9 @@ func bench(ctx context.Context, args []string) error {
 		return fmt.Errorf("make a directory: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(o.Dir) }()
+	if o.Plots != "" && !filepath.IsAbs(o.Plots) {
+		o.Plots = filepath.Join(o.Root, o.Plots)
+	}
 	o.Log = os.Stderr
 	return runSuites(ctx, o, list, *asJSON, *strict)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/queueville/queueville/bench/internal/measure"
 	"github.com/queueville/queueville/bench/internal/peers"
 	"github.com/queueville/queueville/bench/internal/receiver"
+	"github.com/queueville/queueville/bench/internal/web"
 )
 
 // child is one contender.
@@ -77,4 +78,38 @@ func sign(ctx context.Context, args []string) error {
 	}
 	cpu := func() (time.Duration, error) { return measure.CPU(os.Getpid()) }
 	return peers.Sign(ctx, *useGo, *threads, *length, cpu, os.Stdout)
+}
+
+// webServer is the web server that comes first.
+func webServer(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("web", flag.ContinueOnError)
+	cpu := flags.Duration("cpu", 7*time.Millisecond, "processor time of a request")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	return web.Serve(ctx, *cpu, os.Stdout)
+}
+
+// visit visits it.
+func visit(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("visit", flag.ContinueOnError)
+	url := flags.String("url", "", "where")
+	rate := flags.Float64("rate", 40, "visits a second")
+	length := flags.Duration("for", 10*time.Second, "how long")
+	seed := flags.Uint64("seed", 1, "of the moments")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	return web.Open(ctx, *url, *rate, *length, *seed, os.Stdout)
+}
+
+// burn takes a processor away.
+func burn(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("burn", flag.ContinueOnError)
+	length := flags.Duration("for", 30*time.Second, "how long")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	web.Burn(ctx, *length)
+	return nil
 }

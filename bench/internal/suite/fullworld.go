@@ -174,12 +174,17 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 	return got, clean(ctx, client, warm+n)
 }
 
-// start starts a contender's processes. Those that were started are returned even with an error.
-func (f *full) start(ctx context.Context, name string, s setting, server *throwaway.RedisServer) ([]*process, error) {
-	env := []string{
+// env is what all Ruby processes get.
+func (f *full) env(server *throwaway.RedisServer) []string {
+	return []string{
 		"RAILS_ENV=production", "REDIS_URL=" + server.URL(), "DATABASE_URL=" + f.db.server.DSN(), "RUBYAPP_REMOTE=" + f.url, "RUBYAPP_RECORD=count", "RUBYAPP_GEMS=1",
 		"RAILS_LOG_LEVEL=warn", "RUBYOPT=-W0", "MALLOC_ARENA_MAX=2", "PATH=" + filepath.Dir(f.bundle) + ":" + os.Getenv("PATH"),
 	}
+}
+
+// start starts a contender's processes. Those that were started are returned even with an error.
+func (f *full) start(ctx context.Context, name string, s setting, server *throwaway.RedisServer) ([]*process, error) {
+	env := f.env(server)
 	if name == fullQueueville {
 		p, err := f.startQueueville(ctx, env, s)
 		if err != nil {
@@ -187,10 +192,15 @@ func (f *full) start(ctx context.Context, name string, s setting, server *throwa
 		}
 		return []*process{p}, nil
 	}
+	return f.startSidekiq(ctx, env, s)
+}
+
+// startSidekiq starts stock Sidekiq. Processes that were started are returned even with an error.
+func (f *full) startSidekiq(ctx context.Context, env []string, s setting) ([]*process, error) {
 	var list []*process
 	for range s.processes {
 		// As Mastodon's unit does it, but for the directory: the weights of config/sidekiq.yml, less scheduler, whose jobs come by the clock.
-		p, err := startIn(ctx, f.dir, name, env, f.bundle, "exec", "sidekiq", "-c", strconv.Itoa(s.threads), "-t", "5",
+		p, err := startIn(ctx, f.dir, fullSidekiq, env, f.bundle, "exec", "sidekiq", "-c", strconv.Itoa(s.threads), "-t", "5",
 			"-q", "default,8", "-q", "push,6", "-q", "ingress,4", "-q", "mailers,2", "-q", "pull")
 		if err != nil {
 			return list, err
@@ -200,8 +210,8 @@ func (f *full) start(ctx context.Context, name string, s setting, server *throwa
 	return list, nil
 }
 
-// startQueueville starts the one worker that starts all the rest. Without a setting it sizes itself.
-func (f *full) startQueueville(ctx context.Context, env []string, s setting) (*process, error) {
+// startQueueville starts the one worker that starts all the rest, with more flags if there are. Without a setting it sizes itself.
+func (f *full) startQueueville(ctx context.Context, env []string, s setting, more ...string) (*process, error) {
 	binary, err := f.o.build(ctx, true)
 	if err != nil {
 		return nil, err
@@ -228,7 +238,7 @@ func (f *full) startQueueville(ctx context.Context, env []string, s setting) (*p
 	if s.threads > 0 {
 		args = append(args, "--ruby-threads", strconv.Itoa(s.threads))
 	}
-	return startIn(ctx, f.dir, fullQueueville, env, args...)
+	return startIn(ctx, f.dir, fullQueueville, env, append(args, more...)...)
 }
 
 // startIn is start in a directory.

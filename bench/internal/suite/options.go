@@ -26,6 +26,8 @@ type Options struct {
 	Dir        string    // a directory for this run's files, removed by the caller
 	ProfileDir string    // where Go contenders write CPU profiles; "" means that they do not
 	Package    bool      // deliveries run on the packages in a process of this program, not on the queueville binary
+	Parts      []string  // of the scheduler suite; nil means all
+	Plots      string    // directory for the scheduler suite's pictures; "" for none
 }
 
 // withDefaults fills in what was left out.
@@ -73,13 +75,16 @@ type Figure struct {
 }
 
 // Suites are the names of all suites, in the order in which they run.
-func Suites() []string { return []string{"noop", "delivery", "memory", "deadhosts", "shared", "full"} }
+func Suites() []string {
+	return []string{"noop", "delivery", "memory", "deadhosts", "shared", "full", "scheduler"}
+}
 
 // Run runs one suite.
 func Run(ctx context.Context, name string, o Options) (*Report, error) {
 	o = o.withDefaults()
 	suites := map[string]func(context.Context, Options) (*Report, error){
 		"noop": runNoop, "delivery": runDelivery, "memory": runMemory, "deadhosts": runDeadHosts, "shared": runShared, "full": runFull,
+		"scheduler": runScheduler,
 	}
 	run, ok := suites[name]
 	if !ok {
