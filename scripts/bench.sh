@@ -22,7 +22,13 @@ if command -v ruby >/dev/null 2>&1; then
 	ruby -e 'require "pg"' 2>/dev/null || missing="$missing ruby-pg"
 	ruby -e 'require "logger"; require "active_record"' 2>/dev/null || missing="$missing ruby-activerecord"
 	ruby -e 'require "logger"; require "active_job"' 2>/dev/null || missing="$missing ruby-activejob"
-	ruby -e 'require "logger"; require "action_mailer"' 2>/dev/null || missing="$missing ruby-actionmailer"
+	gem() { ruby -e 'require "logger"; require ARGV[0]' "$1" 2>/dev/null || missing="$missing $2"; }
+	gem action_mailer ruby-actionmailer
+	# What else Mastodon loads, as far as Debian has it; for its weight only.
+	for name in addressable/uri aws-sdk-s3 elasticsearch haml mime/types oj omniauth ox premailer pundit redcarpet rqrcode sanitize; do
+		gem "$name" "ruby-$(echo "${name%/uri}" | tr / -)"
+	done
+	ruby -e 'Gem::Specification.find_by_name("rails-i18n")' 2>/dev/null || missing="$missing ruby-rails-i18n"
 fi
 if [ -n "$missing" ]; then
 	echo "bench: error: not on this machine:$missing" >&2

@@ -32,8 +32,8 @@
 //	RUBYAPP_TICK=5m                  how often Scheduler::ScheduledStatusesScheduler is due
 //	RUBYAPP_UNIQUE=always|success    when an until_executed lock is given back; by default as the gem that goes with this Sidekiq
 //	RUBYAPP_BOOT=raise|gem|exit|hang ways to fail at boot
-//	RUBYAPP_GEMS=1                   load the rest of Rails and some of Mastodon's gems too (Debian: ruby-actionmailer, ruby-http): about 40 MB,
-//	                                 for measurements of memory
+//	RUBYAPP_GEMS=1                   load the rest of Rails, all languages and those of Mastodon's gems that Debian has and that need no web server,
+//	                                 about 70 MB, for measurements of memory; scripts/bench.sh lists the packages
 //	RUBYAPP_REAL_GEMS=1              the gems sidekiq-unique-jobs and sidekiq-scheduler instead of our stand-ins
 //
 // And of bin/bundle: SIDEKIQ, words that start Sidekiq; RUBYAPP_CHROOT, a tree whose Ruby is used.

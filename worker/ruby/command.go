@@ -58,7 +58,8 @@ func HostFiles() Files {
 
 // FindCommand makes the command for the Mastodon in dir the way its shipped units do: bundle from PATH or rbenv's shims in the user's home,
 // RAILS_ENV=production unless env says otherwise, everything else of env (LD_PRELOAD for jemalloc, MALLOC_ARENA_MAX) kept. env is KEY=value, as
-// of os.Environ. DB_POOL and RAILS_MAX_THREADS of env are dropped: they belonged to the units. All problems come at once, each a *CommandError.
+// of os.Environ. DB_POOL and RAILS_MAX_THREADS of env are dropped: they belonged to the units. Unless env tunes Ruby's collector itself
+// (RUBY_GC_…), its heap grows in smaller steps. All problems come at once, each a *CommandError.
 func FindCommand(dir string, env []string, files Files) (Command, error) {
 	var problems []error
 	problem := func(what, hint string) { problems = append(problems, &CommandError{What: what, Hint: hint}) }
@@ -81,10 +82,12 @@ func FindCommand(dir string, env []string, files Files) (Command, error) {
 		problem(dir+" has no Gemfile", "is the installation complete?")
 	}
 	values := map[string]string{}
-	kept := make([]string, 0, len(env)+2)
+	kept := make([]string, 0, len(env)+3)
+	tuned := false
 	for _, e := range env {
 		name, value, _ := strings.Cut(e, "=")
 		values[name] = value
+		tuned = tuned || strings.HasPrefix(name, "RUBY_GC_")
 		switch name {
 		case "PATH", "RAILS_ENV", "DB_POOL", "RAILS_MAX_THREADS":
 		default:
@@ -116,8 +119,15 @@ func FindCommand(dir string, env []string, files Files) (Command, error) {
 		return Command{}, err
 	}
 	kept = append(kept, "PATH="+strings.Join(path, string(filepath.ListSeparator)), "RAILS_ENV="+rails)
+	if !tuned {
+		kept = append(kept, heapGrowth)
+	}
 	return Command{Ruby: []string{bundle, "exec", "ruby"}, Dir: dir, Env: kept, Require: dir}, nil
 }
+
+// heapGrowth bounds by how many objects Ruby's heap grows at a time. Of itself it grows by eight tenths of what was loaded, in every process,
+// however little its jobs need; with the application in shared memory that would be most of what a process costs.
+const heapGrowth = "RUBY_GC_HEAP_GROWTH_MAX_SLOTS=40000"
 
 func cause(err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {

@@ -31,7 +31,11 @@ func TestFindCommand(t *testing.T) {
 			files: app("home/m/.rbenv/shims/bundle", "usr/bin/bundle", "usr/lib/libjemalloc.so"), home: "/home/m",
 			env:  []string{"PATH=/usr/bin", "LD_PRELOAD=/usr/lib/libjemalloc.so", "MALLOC_ARENA_MAX=2", "DB_POOL=25", "HOME=/home/m"},
 			ruby: "/home/m/.rbenv/shims/bundle exec ruby",
-			has:  []string{"PATH=/home/m/.rbenv/shims:/usr/bin", "RAILS_ENV=production", "LD_PRELOAD=/usr/lib/libjemalloc.so", "MALLOC_ARENA_MAX=2", "HOME=/home/m"}, hasNot: []string{"DB_POOL=25"},
+			has:  []string{"PATH=/home/m/.rbenv/shims:/usr/bin", "RAILS_ENV=production", "LD_PRELOAD=/usr/lib/libjemalloc.so", "MALLOC_ARENA_MAX=2", "HOME=/home/m", heapGrowth}, hasNot: []string{"DB_POOL=25"},
+		},
+		"a collector that was tuned": {
+			files: app("bin/bundle"), env: []string{"PATH=/bin", "RUBY_GC_MALLOC_LIMIT=8000000"}, ruby: "/bin/bundle exec ruby",
+			has: []string{"RUBY_GC_MALLOC_LIMIT=8000000"}, hasNot: []string{heapGrowth},
 		},
 		"shims in PATH already": {
 			files: app("home/m/.rbenv/shims/bundle"), home: "/home/m", env: []string{"PATH=/usr/bin:/home/m/.rbenv/shims"},

@@ -2,10 +2,17 @@
 
 # The preloaded parent: the application is loaded once, then every child starts from a copy that shares its memory.
 
+require "etc"
+
 module Queueville
   class Zygote
     # Exit status: this Sidekiq cannot be preloaded; the worker then starts plain processes.
     UNABLE = 75
+
+    HOLES = [32_768, 16_384, 8192, 4096, 2048, 1024, 768, 512, 384, 320, 256, 224, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 24].freeze # bytes
+    HOLES_BATCH = 1 << 17 # bytes
+    HOLES_LIMIT = 64 << 20 # bytes in all
+    PAGE = Etc.sysconf(Etc::SC_PAGESIZE)
 
     def self.possible?(cli)
       cli.respond_to?(:boot_application, true) && cli.method(:run).parameters.any? { |_, name| name == :boot_app } &&
@@ -36,14 +43,44 @@ module Queueville
     private
 
     # As much as possible of what was loaded should stay shared: objects are made old, so that small collections leave them alone, and put
-    # together, so that new ones get pages of their own.
+    # together, so that new ones get pages of their own. The same for memory outside Ruby's heap.
     def settle
+      compact
+      fill_holes
+      3.times { GC.start } # what fills the holes is made old as well
+    end
+
+    def compact
       return Process.warmup if Process.respond_to?(:warmup)
 
       4.times { GC.start }
       GC.compact if GC.respond_to?(:compact)
     rescue NotImplementedError
       nil # a platform without compaction
+    end
+
+    # After a boot the allocator has thousands of free pieces between what stays. Children would put what their jobs need into those, and each
+    # would cost a copy of a page that was shared. So they are used up here, by large numbers: of those, every Ruby keeps the digits outside
+    # its own heap. When the process grows with them, there are no more holes of that size.
+    def fill_holes
+      @filling = [] # for as long as the process lives
+      left = HOLES_LIMIT
+      HOLES.each do |size|
+        batch = [HOLES_BATCH / size, 4].max
+        until left < 0
+          before = resident or return
+          batch.times { @filling << (1 << ((size * 8) - 1)) }
+          left -= batch * size
+          break if resident - before > batch * size / 2
+        end
+      end
+    end
+
+    # Bytes of memory that the process has; nil where that cannot be read.
+    def resident
+      Integer(File.read("/proc/self/statm").split[1], 10) * PAGE
+    rescue SystemCallError
+      nil
     end
 
     def turn
