@@ -89,6 +89,9 @@ type Config struct {
 	HostLimit int
 	// HostStart is how many it may have at first. Default 2.
 	HostStart int
+	// FirstBackoff is how long a host that just broke is left alone before one request tries it again; it doubles with each that fails, to an
+	// hour. Default 1 min.
+	FirstBackoff time.Duration
 	// MaxHosts bounds the remembered hosts. Default 20,000.
 	MaxHosts int
 
@@ -141,6 +144,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"WriteTimeout", &c.WriteTimeout, 10 * time.Second},
 		{"HeaderTimeout", &c.HeaderTimeout, 10 * time.Second},
 		{"ResponseTimeout", &c.ResponseTimeout, 30 * time.Second},
+		{"FirstBackoff", &c.FirstBackoff, firstBackoff},
 	} {
 		require(*d.value >= 0, "activitypub: "+d.name+" is negative")
 		if *d.value == 0 {

@@ -68,6 +68,7 @@ func New(c Config) (*Deliverer, error) {
 		db: c.DB, unavailable: d.unavailable, log: c.Logger,
 		pending: make(map[string]trackEvent), rows: make(map[string]bool),
 	}
+	d.hosts.backoff = c.FirstBackoff
 	d.direct = newTransport(&c, d.dialer(c.HTTPProxy != nil), c.HTTPProxy)
 	d.hiddenWay = d.direct
 	if c.HiddenProxy != nil {

@@ -1,6 +1,10 @@
 package activitypub
 
-import "time"
+import (
+	"time"
+
+	"github.com/queueville/queueville/internal/comeback"
+)
 
 const (
 	firstBackoff = time.Minute // a host that just broke is probed after this
@@ -12,10 +16,17 @@ const (
 	probeLimit = 2 * time.Minute
 	// afterProbe is how long others wait while a probe is out.
 	afterProbe = 30 * time.Second
+	// dampedHold is the Retry-After from which on the host is opened gently: by then much may have been held back for it.
+	dampedHold = 10 * time.Second
+	// ordinaryRate is what two connections to an ordinary server get through, requests a second; of a host that was never seen at work no
+	// more is assumed.
+	ordinaryRate = 6.7
+	// turnedFor is how long a host counts as limited after it was last Full or had to wait.
+	turnedFor = 10 * time.Second
 )
 
-// Host is what is known of one destination, and the rules by which a request to it may start (docs/adr/0004): a limit that grows with success
-// and halves under strain, a circuit breaker, and the patience it asked for. It is data: no lock, no clock, no chance of its own, so that
+// Host is what is known of one destination, and the rules by which a request to it may start (docs/adr/0004, 0013): a limit that grows with
+// success and halves under strain, a circuit breaker, the patience it asked for, and a rate that is damped while it comes back. It is data: no lock, no clock, no chance of its own, so that
 // Hosts and the simulator of load tests decide by the same code. Make it with NewHost.
 type Host struct {
 	inFlight, limit, most int
@@ -25,10 +36,17 @@ type Host struct {
 	kind      FailureKind // of the last failure
 	openUntil time.Time   // zero: closed
 	backoff   time.Duration
+	first     time.Duration // the first backoff; 0: firstBackoff
 	recovered time.Time
 	probing   bool
 	probeAt   time.Time
 	holdUntil time.Time // from Retry-After
+	damped    bool      // open gently when holdUntil has passed
+
+	peak   comeback.Peak    // answers a second, when it was well
+	took   float32          // seconds that an answer took, lately; 0: there was none
+	damper *comeback.Damper // while it comes back; nil: its rate is not limited
+	turned int64            // Unix nanoseconds: when a request last had to wait for its limit or rate
 }
 
 // NewHost is a destination of which nothing is known: so many requests at once at first, and at most.
@@ -36,12 +54,29 @@ func NewHost(start, most int) Host { return Host{limit: start, most: most} }
 
 // Admit says whether a request may start now. It takes no slot.
 func (e *Host) Admit(now time.Time) Admission {
-	if now.Before(e.holdUntil) {
-		return Admission{Verdict: Held, Until: e.holdUntil, Reason: "retry-after"}
+	if !e.holdUntil.IsZero() {
+		if now.Before(e.holdUntil) {
+			return Admission{Verdict: Held, Until: e.holdUntil, Reason: "retry-after"}
+		}
+		e.holdUntil = time.Time{}
+		if e.damped {
+			e.reopen(now)
+		}
 	}
 	if e.openUntil.IsZero() {
 		if e.inFlight >= e.limit {
+			e.turned = now.UnixNano()
 			return Admission{Verdict: Full}
+		}
+		if e.damper == nil {
+			return Admission{Verdict: Start}
+		}
+		if wait := e.damper.Wait(now); wait > 0 {
+			e.turned = now.UnixNano()
+			return Admission{Verdict: Later, Until: now.Add(wait), Reason: "reopening"}
+		}
+		if e.damper.Over() {
+			e.damper = nil
 		}
 		return Admission{Verdict: Start}
 	}
@@ -62,8 +97,37 @@ func (e *Host) Take(a Admission, now time.Time) {
 	if a.Probe {
 		e.probing, e.probeAt = true, now
 	}
+	if e.damper != nil {
+		e.damper.Take()
+	}
 	e.inFlight++
 }
+
+// reopen begins to let requests through gently. How much a host can take is known from how much it took, or from how long one answer took: what
+// one request after the other gets through it has shown to be able to do, even if it never had to.
+func (e *Host) reopen(now time.Time) {
+	one := ordinaryRate
+	if e.took > 0 {
+		one = min(one, 1/float64(e.took))
+	}
+	damper := comeback.Reopen(now, max(e.peak.Rate(), one))
+	e.damper, e.damped = &damper, false
+}
+
+// Pace is about how long there should be between the starts of requests that were put off: what the host got through when it was well, but
+// not more than a few dozen a second, for they come back in heaps.
+func (e *Host) Pace() time.Duration {
+	rate := e.peak.Rate()
+	if rate == 0 {
+		rate = ordinaryRate
+	}
+	return min(max(time.Duration(float64(time.Second)/rate), shortestPace), longestPace)
+}
+
+const (
+	shortestPace = 40 * time.Millisecond
+	longestPace  = 2 * time.Second
+)
 
 // Release gives a slot back.
 func (e *Host) Release() {
@@ -81,9 +145,9 @@ func (e *Host) Release() {
 func (e *Host) Observe(started, now time.Time, kind FailureKind, retryAfter time.Duration, spread func() float64) {
 	switch kind {
 	case KindNone:
-		e.alive(now, true)
+		e.alive(started, now, true)
 	case Kind4xx:
-		e.alive(now, false)
+		e.alive(started, now, false)
 	case KindPrivate, KindLocal:
 	default:
 		e.kind = kind
@@ -92,12 +156,21 @@ func (e *Host) Observe(started, now time.Time, kind FailureKind, retryAfter time
 }
 
 // alive notes an answer from a working host. Only a delivery raises the limit.
-func (e *Host) alive(now time.Time, delivered bool) {
+func (e *Host) alive(started, now time.Time, delivered bool) {
 	e.failures = 0
 	if !e.openUntil.IsZero() {
-		// Start over gently: whoever was held comes back at jittered times, and a host that just recovered is easily pushed over.
+		// Start over gently: whoever was held comes back at about the same time, and a host that just recovered is easily pushed over.
 		e.openUntil, e.probing, e.limit, e.recovered = time.Time{}, false, 1, now
+		e.reopen(now)
+		e.peak.Add(now)
 		return
+	}
+	e.peak.Add(now)
+	if d := float32(now.Sub(started).Seconds()); d > 0 {
+		if e.took == 0 {
+			e.took = d
+		}
+		e.took += (d - e.took) / 16
 	}
 	if delivered {
 		e.limit = min(e.limit+1, e.most)
@@ -110,6 +183,7 @@ func (e *Host) alive(now time.Time, delivered bool) {
 func (e *Host) failed(started, now time.Time, retryAfter time.Duration, spread func() float64) {
 	if retryAfter > 0 {
 		e.holdUntil = later(e.holdUntil, now.Add(min(retryAfter, maxHold)))
+		e.damped = e.damped || retryAfter >= dampedHold
 	}
 	if !e.openUntil.IsZero() {
 		if e.probing && !started.Before(e.probeAt) {
@@ -147,9 +221,13 @@ func opensAfter(kind FailureKind) int {
 
 // open breaks a host, or keeps it broken after a failed probe: 60 s, doubling to 1 h, spread by a tenth.
 func (e *Host) open(now time.Time, spread func() float64) {
-	e.backoff = min(max(2*e.backoff, firstBackoff), maxBackoff)
+	first := e.first
+	if first == 0 {
+		first = firstBackoff
+	}
+	e.backoff = min(max(2*e.backoff, first), maxBackoff)
 	e.openUntil = now.Add(time.Duration(float64(e.backoff) * (0.9 + 0.2*spread())))
-	e.probing, e.failedAt = false, now
+	e.probing, e.failedAt, e.damper = false, now, nil
 }
 
 // InFlight is the number of slots taken.
@@ -161,9 +239,12 @@ func (e *Host) Down() bool { return !e.openUntil.IsZero() }
 // Failing says that it failed last time.
 func (e *Host) Failing() bool { return e.failures > 0 || e.Down() }
 
-// Troubled says that something is known that must not be forgotten soon: failures, an open breaker, a back-off, a wish for patience.
+// Reopening says that the host came back lately and its rate is damped.
+func (e *Host) Reopening() bool { return e.damper != nil }
+
+// Troubled says that something is known that must not be forgotten soon: failures, an open breaker, a back-off, a wish for patience, a return.
 func (e *Host) Troubled(now time.Time) bool {
-	return e.Failing() || e.backoff > 0 || now.Before(e.holdUntil)
+	return e.Failing() || e.backoff > 0 || e.damper != nil || now.Before(e.holdUntil)
 }
 
 func later(a, b time.Time) time.Time {

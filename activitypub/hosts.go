@@ -22,14 +22,16 @@ const (
 	Full
 	// Held means: not before Until.
 	Held
+	// Later means: the host has come back lately and takes no more right now; ask again at Until, which is a moment away.
+	Later
 )
 
 // Admission is what Hosts.Acquire answers.
 type Admission struct {
 	Verdict Verdict
-	// Until is when the next try is possible, for Held; many jobs should not come back at that very moment, so add jitter.
+	// Until is when the next try is possible, for Held and Later; many jobs should not come back at that very moment, so add jitter to Held.
 	Until time.Time
-	// Reason is why it is Held: a FailureKind's name, "retry-after", or "local outage".
+	// Reason is why it is Held: a FailureKind's name, "retry-after", or "local outage"; for Later "reopening".
 	Reason string
 	// Probe marks the one request that tests whether a broken host works again.
 	Probe bool
@@ -41,12 +43,13 @@ type Admission struct {
 type Hosts struct {
 	mu      sync.Mutex
 	entries map[string]*hostEntry
-	healthy hostList // most recently used first
-	broken  hostList // open, held or failing ones, most recently used first
-	most    int      // bound for entries
-	limit   int      // bound for a host's limit
-	start   int      // a new host's limit
-	outage  *outage  // while it is us, hardly anything starts
+	healthy hostList      // most recently used first
+	broken  hostList      // open, held or failing ones, most recently used first
+	most    int           // bound for entries
+	limit   int           // bound for a host's limit
+	start   int           // a new host's limit
+	outage  *outage       // while it is us, hardly anything starts
+	backoff time.Duration // the first one of a host that broke; 0: firstBackoff
 }
 
 // hostEntry is the state of one destination.
@@ -88,7 +91,7 @@ func (h *Hosts) Release(dest string, now time.Time) {
 	if !ok || e.inFlight == 0 {
 		return
 	}
-	e.Host.Release()
+	e.Release()
 	e.used = now
 }
 
@@ -109,6 +112,17 @@ func (h *Hosts) observe(dest string, started, now time.Time, kind FailureKind, r
 	h.file(e)
 }
 
+// Pace is about how long there should be between the starts of requests to dest that were put off; 0 if nothing is known of it.
+func (h *Hosts) Pace(dest string) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e, ok := h.entries[dest]
+	if !ok {
+		return 0
+	}
+	return e.Pace()
+}
+
 // failing says whether dest failed last time, so that one more failure is no news.
 func (h *Hosts) failing(dest string) bool {
 	h.mu.Lock()
@@ -125,6 +139,7 @@ func (h *Hosts) entry(dest string, now time.Time) *hostEntry {
 			h.evict()
 		}
 		e = &hostEntry{name: dest, Host: NewHost(h.start, h.limit)}
+		e.first = h.backoff
 		h.entries[dest] = e
 	}
 	e.used = now

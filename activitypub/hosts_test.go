@@ -13,10 +13,15 @@ func testHosts(most int) *Hosts {
 	return newHosts(most, 8, 2, newOutage(slog.New(slog.DiscardHandler)))
 }
 
-// run makes n requests to dest, one after another, that all end the same way.
+// run makes n requests to dest, one after another, that all end the same way. A host that has come back lately is waited for.
 func (h *Hosts) run(now *time.Time, dest string, n int, kind FailureKind, retryAfter time.Duration) {
 	for range n {
-		if h.Acquire(dest, *now).Verdict != Start {
+		a := h.Acquire(dest, *now)
+		for a.Verdict == Later {
+			*now = a.Until
+			a = h.Acquire(dest, *now)
+		}
+		if a.Verdict != Start {
 			return
 		}
 		started := *now

@@ -1,240 +1,226 @@
 package scheduler
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
-// Turns is deficit round-robin over destinations: each turn gives a destination a quantum of cost, and it may start jobs while its account
-// covers them. A destination whose jobs take ten times as long gets a tenth as many starts, and so the same share of the slots. The caller
-// keeps who waits; an account exists only while its destination has something waiting, so it saves nothing up.
-type Turns[K comparable] struct {
-	quantum  float64
-	ring     []K // those with something waiting, next first; head moves
-	head     int
-	given    bool // the first has got this turn's quantum
-	accounts map[K]float64
+// Turns is deficit round-robin over lines of waiting jobs, one for each destination: a turn gives a line a quantum of cost, and its jobs start
+// while its account is positive. What a job costs is charged when it starts, as an estimate, and corrected when it has ended, so an account may
+// be overdrawn; the line then waits as many turns as that takes. A destination whose jobs hold their slots ten times as long gets a tenth as
+// many starts, and so the same share of the slots. An account saves nothing up.
+//
+// The accounts are in the lines themselves, so a turn costs no look-up and no memory.
+type Turns[L Line] struct {
+	quantum float64
+	ring    []L // those that take turns, next first, from head on
+	head    int
+	given   bool // the first has got this turn's quantum
 }
 
-// NewTurns makes Turns with a quantum in the unit of cost, for instance the mean seconds of a job: greater ones mean fewer, longer turns.
-func NewTurns[K comparable](quantum float64) *Turns[K] {
-	return &Turns[K]{quantum: sane(quantum), accounts: make(map[K]float64)}
+// Line is a waiting line that takes turns: usually a pointer.
+type Line interface {
+	comparable
+	// Account is the line's own; always the same.
+	Account() *Account
 }
 
-// Join puts a destination at the end of the ring, unless it is in it.
-func (t *Turns[K]) Join(k K) {
-	if _, in := t.accounts[k]; !in {
-		t.accounts[k] = 0
-		t.ring = append(t.ring, k)
+// Account is what a line has in Turns. The zero value is that of a line that takes no turns and owes nothing.
+type Account struct {
+	credit float64
+	in     bool
+}
+
+// In tells whether the line takes turns.
+func (a *Account) In() bool { return a.in }
+
+// mostOwed bounds what a line can owe, in quanta: nobody waits for longer than so many turns.
+const mostOwed = 32
+
+// SetQuantum sets what a turn is worth, in the unit of cost, for instance the mean seconds of a job.
+func (t *Turns[L]) SetQuantum(q float64) { t.quantum = sane(q) }
+
+// Join puts a line at the end of the ring, unless it is in it.
+func (t *Turns[L]) Join(l L) {
+	a := l.Account()
+	if a.in {
+		return
 	}
-}
-
-// Leave takes a destination out: nothing of it waits any more.
-func (t *Turns[K]) Leave(k K) { delete(t.accounts, k) }
-
-// Len is how many destinations take turns.
-func (t *Turns[K]) Len() int { return len(t.accounts) }
-
-// Next names the destination whose job starts now, and charges it. cost is of its next job; of ready destinations only is one chosen, the
-// others keep their places. It is false when none is ready.
-func (t *Turns[K]) Next(cost func(K) float64, ready func(K) bool) (K, bool) {
-	var none K
-	passed, waited := 0, 0
-	for passed < len(t.ring)-t.head && len(t.accounts) > 0 {
-		k := t.ring[t.head]
-		account, in := t.accounts[k]
-		switch {
-		case !in: // left
-			t.drop()
-			continue
-		case !ready(k):
-			passed++
-			t.rotate()
-			continue
-		case !t.given:
-			t.given = true
-			account += t.quantum
-			t.accounts[k] = account
-		}
-		price := sane(cost(k))
-		if account < price && waited < mostWaited {
-			waited++
-			passed = 0
-			t.rotate()
-			continue
-		}
-		t.accounts[k] = max(account-price, -mostWaited*price)
-		return k, true
-	}
-	return none, false
-}
-
-// mostWaited bounds the turns that are passed over in one call because an account does not cover its job yet; then one starts on credit.
-const mostWaited = 64
-
-// rotate puts the first behind the last.
-func (t *Turns[K]) rotate() {
-	k := t.ring[t.head]
-	t.drop()
-	t.ring = append(t.ring, k)
-}
-
-// drop takes the first out and gives its memory back now and then.
-func (t *Turns[K]) drop() {
-	t.head++
-	t.given = false
-	if t.head > 32 && t.head > len(t.ring)/2 {
+	a.in = true
+	if len(t.ring) == cap(t.ring) && t.head > len(t.ring)/2 { // the room in front comes before more memory
 		n := copy(t.ring, t.ring[t.head:])
 		clear(t.ring[n:])
 		t.ring, t.head = t.ring[:n], 0
 	}
+	t.ring = append(t.ring, l)
 }
 
-const (
-	reopenFirst  = 0.1             // of what it took before: the rate with which a host that came back begins
-	reopenDouble = 2 * time.Second // in which that doubles
-	reopenMost   = 1.5             // times what it took before; twice is promised, and a window of a second may hold two bursts
-	reopenFor    = 10 * time.Minute
-	reopenLeast  = 0.5 // a second: also a host that took next to nothing gets on
-	reopenBurst  = 0.25
-)
-
-// Reopening damps how a destination is used again that was away: its rate begins with a tenth of what it took before, doubles every two
-// seconds and stays within one and a half of that for ten minutes. Whoever was held back for it meanwhile, perhaps for hours, cannot storm
-// it. The zero value is not reopening.
-type Reopening struct {
-	before float64 // requests a second
-	since  time.Time
-	last   time.Time
-	tokens float64
-}
-
-// Reopen begins at the given time, with the rate that the destination took before it was away.
-func Reopen(now time.Time, before float64) Reopening {
-	if !(before > 0) || math.IsInf(before, 0) {
-		before = 0
+// Leave takes a line out: nothing of it waits, or nothing of it can start at present. What it owes it goes on owing. It is quick for the line
+// that Next named.
+func (t *Turns[L]) Leave(l L) {
+	a := l.Account()
+	if !a.in {
+		return
 	}
-	return Reopening{before: max(before, reopenLeast), since: now, last: now, tokens: 1}
-}
-
-// Rate is how many requests a second may start now; infinite when it is over.
-func (r *Reopening) Rate(now time.Time) float64 {
-	if r.before == 0 || now.Sub(r.since) >= reopenFor {
-		return math.Inf(1)
+	a.in, a.credit = false, min(a.credit, 0)
+	if t.ring[t.head] == l {
+		t.drop()
+		return
 	}
-	grown := reopenFirst * math.Exp2(float64(max(now.Sub(r.since), 0))/float64(reopenDouble))
-	return max(min(reopenLeast, r.before), r.before*min(grown, reopenMost))
-}
-
-// Allow tells whether a request may start now, and counts it if so. Otherwise wait says after what time to ask again.
-func (r *Reopening) Allow(now time.Time) (ok bool, wait time.Duration) {
-	rate := r.Rate(now)
-	if math.IsInf(rate, 1) {
-		*r = Reopening{}
-		return true, 0
-	}
-	if now.Before(r.since) { // the clock went back
-		r.since, r.last = now, now
-	}
-	if d := now.Sub(r.last); d > 0 {
-		r.tokens = min(r.tokens+d.Seconds()*rate, max(1, rate*reopenBurst))
-		r.last = now
-	}
-	if r.tokens < 1 {
-		return false, max(time.Millisecond, time.Duration((1-r.tokens)/rate*float64(time.Second)))
-	}
-	r.tokens--
-	return true, 0
-}
-
-// RatePeak remembers the greatest rate of a destination in its last good minutes, for Reopen: a count for each ten seconds.
-type RatePeak struct {
-	at     time.Time // of the present count
-	count  float64
-	recent [6]float64 // a second
-}
-
-const peakSlot = 10 * time.Second
-
-// Add counts one request that was answered.
-func (p *RatePeak) Add(now time.Time) {
-	p.turn(now)
-	p.count++
-}
-
-func (p *RatePeak) turn(now time.Time) {
-	switch d := now.Sub(p.at); {
-	case d < 0 || p.at.IsZero():
-		p.at = now
-	case d >= peakSlot*time.Duration(len(p.recent)):
-		// What was long ago says something as well, but less: an outage must not make it forget all.
-		best := max(p.Rate()/2, 0)
-		*p = RatePeak{at: now}
-		p.recent[0] = best
-	default:
-		for ; d >= peakSlot; d -= peakSlot {
-			copy(p.recent[1:], p.recent[:])
-			p.recent[0] = p.count / peakSlot.Seconds()
-			p.count = 0
-			p.at = p.at.Add(peakSlot)
+	for i := t.head + 1; i < len(t.ring); i++ {
+		if t.ring[i] == l {
+			var none L
+			copy(t.ring[i:], t.ring[i+1:])
+			t.ring[len(t.ring)-1] = none
+			t.ring = t.ring[:len(t.ring)-1]
+			return
 		}
 	}
 }
 
-// Rate is the greatest rate of the last minute in which there was any, in requests a second.
-func (p *RatePeak) Rate() float64 {
-	best := p.count / peakSlot.Seconds()
-	for _, r := range p.recent {
-		best = max(best, r)
+// Clear takes all lines out.
+func (t *Turns[L]) Clear() {
+	for _, l := range t.ring[t.head:] {
+		*l.Account() = Account{}
 	}
-	return best
+	clear(t.ring)
+	t.ring, t.head, t.given = t.ring[:0], 0, false
 }
 
-// RetryBudget bounds what retries take: at most a share of all starts, while there are others to start. Without it, a destination that fails
-// makes its own retries the better part of the load. Each first try pays in, each retry takes out.
+// Len is how many lines take turns.
+func (t *Turns[L]) Len() int { return len(t.ring) - t.head }
+
+// Next names the line whose turn it is; false if there is none. It stays its turn until it is charged for more than it has, or leaves.
+func (t *Turns[L]) Next() (L, bool) {
+	// Each turn brings every line a quantum nearer, so this ends.
+	for n := t.Len(); n > 0; {
+		l := t.ring[t.head]
+		a := l.Account()
+		if !t.given {
+			t.given = true
+			a.credit = max(min(a.credit+t.quantum, t.quantum), -mostOwed*t.quantum)
+		}
+		if a.credit > 0 || n == 1 || t.quantum == 0 { // alone, it waits for nobody
+			return l, true
+		}
+		t.rotate()
+	}
+	var none L
+	return none, false
+}
+
+// Charge books what a job of l costs that starts, or, with a negative cost, what it cost less than was booked.
+func (t *Turns[L]) Charge(l L, cost float64) {
+	a := l.Account()
+	if cost != cost { //nolint:gocritic // NaN
+		return
+	}
+	a.credit = max(min(a.credit-cost, t.quantum), -mostOwed*t.quantum)
+	if a.credit <= 0 && t.Len() > 1 && a.in && t.ring[t.head] == l {
+		t.rotate()
+	}
+}
+
+// rotate puts the first behind the last.
+func (t *Turns[L]) rotate() {
+	l := t.ring[t.head]
+	t.drop()
+	l.Account().in = false
+	t.Join(l)
+}
+
+// drop takes the first out of the ring.
+func (t *Turns[L]) drop() {
+	var none L
+	t.ring[t.head] = none
+	t.head++
+	t.given = false
+	if t.head == len(t.ring) {
+		t.ring, t.head = t.ring[:0], 0
+	}
+}
+
+// RetryBudget bounds what retries take while first tries want it, in two ways, for a retry may be short and cost a request, or long and cost a
+// slot: at most a share of all starts, and at most a share of the slots. Without it, a destination that fails makes its own retries the better
+// part of the load. What first tries do not want is the retries' as well.
 type RetryBudget struct {
-	perTry float64
-	most   float64
-	tokens float64
-	last   time.Time
+	share   float64 // of starts and slots; 1: no bound
+	perTry  float64
+	most    float64
+	tokens  float64
+	last    time.Time
+	scarce  time.Time // a first try last waited for a slot
+	running int       // retries
 }
 
 const (
+	// DefaultRetryShare is what retries may take where nobody says otherwise.
+	DefaultRetryShare = 0.2
+
 	retryFloor  = 1.0 // a second: also where hardly anything new comes, retries get on
 	retryBursts = 30  // first tries' worth of credit at most
+	// scarceFor is how long slots count as scarce after a first try had to wait for one: as long as most requests take to time out. Slots that
+	// retries hold are not free the moment they are wanted.
+	scarceFor = 10 * time.Second
 )
 
-// NewRetryBudget makes a budget of a share of all starts, between 0 and 1; 0.2 if it is none.
+// NewRetryBudget makes a budget of a share of starts and slots, above 0; from 1 on it bounds nothing, and DefaultRetryShare stands for nonsense.
 func NewRetryBudget(share float64) *RetryBudget {
-	if !(share > 0 && share < 1) {
-		share = 0.2
+	if !(share > 0) {
+		share = DefaultRetryShare
+	}
+	if share >= 1 {
+		return &RetryBudget{share: 1}
 	}
 	per := share / (1 - share)
 	most := max(1, per*retryBursts)
-	return &RetryBudget{perTry: per, most: most, tokens: most}
+	return &RetryBudget{share: share, perTry: per, most: most, tokens: most}
 }
 
-// Tried counts the start of a job that was never tried before.
-func (b *RetryBudget) Tried() { b.tokens = min(b.tokens+b.perTry, b.most) }
+// Share is the share that it is of.
+func (b *RetryBudget) Share() float64 { return b.share }
 
-// Allow tells whether a retry may start now, and counts it if so. contended is true when something that was never tried waits for the same
-// slots; otherwise retries are welcome to what nobody else wants, and nothing is counted.
-func (b *RetryBudget) Allow(now time.Time, contended bool) bool {
+// Running is how many retries run.
+func (b *RetryBudget) Running() int { return b.running }
+
+// Scarce notes that a first try waits and no slot is free.
+func (b *RetryBudget) Scarce(now time.Time) { b.scarce = now }
+
+// IsScarce tells whether first tries have had to wait for slots lately.
+func (b *RetryBudget) IsScarce(now time.Time) bool {
+	d := now.Sub(b.scarce)
+	return !b.scarce.IsZero() && d >= 0 && d < scarceFor
+}
+
+// Slots is how many of so many slots retries may hold now.
+func (b *RetryBudget) Slots(now time.Time, slots int) int {
+	if b.share == 1 || !b.IsScarce(now) {
+		return slots
+	}
+	return max(1, int(b.share*float64(slots)))
+}
+
+// May tells whether a retry may start now, of so many slots. contended is true when a first try could start in its place.
+func (b *RetryBudget) May(now time.Time, contended bool, slots int) bool {
+	if b.share == 1 {
+		return true
+	}
 	d := now.Sub(b.last)
 	if b.last.IsZero() || d < 0 {
 		d = 0
 	}
 	b.last = now
-	b.tokens = min(b.tokens+min(d.Seconds(), 60)*retryFloor*b.floorShare(), b.most)
-	if !contended {
-		return true
-	}
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
+	b.tokens = min(b.tokens+min(d.Seconds(), 60)*retryFloor*min(1, b.perTry), b.most)
+	return b.running < b.Slots(now, slots) && (!contended || b.tokens >= 1)
 }
 
-// floorShare keeps the floor from being more than the budget is meant to be.
-func (b *RetryBudget) floorShare() float64 { return min(1, b.perTry) }
+// Tried counts the start of a job that was never tried before.
+func (b *RetryBudget) Tried() { b.tokens = min(b.tokens+b.perTry, b.most) }
+
+// Retried counts the start of a retry. What nobody else could have had costs no credit.
+func (b *RetryBudget) Retried(contended bool) {
+	b.running++
+	if contended {
+		b.tokens--
+	}
+}
+
+// Ended counts the end of a retry.
+func (b *RetryBudget) Ended() { b.running = max(0, b.running-1) }

@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -9,150 +8,156 @@ import (
 	"pgregory.net/rapid"
 )
 
-func yes[K any](K) bool { return true }
+// host is a line in tests.
+type host struct {
+	name    string
+	account Account
+	cost    float64
+	used    float64
+	starts  int
+}
+
+func (h *host) Account() *Account { return &h.account }
+
+// start charges the next one's job.
+func start(t *testing.T, turns *Turns[*host]) *host {
+	t.Helper()
+	h, ok := turns.Next()
+	if !ok {
+		t.Fatal("nobody's turn")
+	}
+	turns.Charge(h, h.cost)
+	h.used += h.cost
+	h.starts++
+	return h
+}
 
 func TestTurnsShareByCost(t *testing.T) {
 	t.Parallel()
-	turns := NewTurns[string](1)
-	price := map[string]float64{"fast": 0.2, "slow": 2, "slower": 10}
-	used, starts := map[string]float64{}, map[string]int{}
-	for k := range price {
-		turns.Join(k)
-		turns.Join(k)
+	var turns Turns[*host]
+	turns.SetQuantum(1)
+	hosts := []*host{{name: "fast", cost: 0.2}, {name: "slow", cost: 2}, {name: "slower", cost: 10}}
+	total := 0.0
+	for _, h := range hosts {
+		turns.Join(h)
+		turns.Join(h)
 	}
 	for range 20_000 {
-		k, ok := turns.Next(func(k string) float64 { return price[k] }, yes[string])
-		if !ok {
-			t.Fatal("nobody's turn")
-		}
-		used[k] += price[k]
-		starts[k]++
+		total += start(t, &turns).cost
 	}
-	for k := range price {
-		near(t, k, used[k]/(used["fast"]+used["slow"]+used["slower"]), 1.0/3, 0.02)
+	for _, h := range hosts {
+		near(t, h.name, h.used/total, 1.0/3, 0.02)
 	}
-	if starts["fast"] < 9*starts["slow"] {
-		t.Errorf("starts: %v", starts)
+	if hosts[0].starts < 9*hosts[1].starts {
+		t.Errorf("starts: %d and %d", hosts[0].starts, hosts[1].starts)
 	}
 }
 
-func TestTurnsPassOverWhoIsNotReady(t *testing.T) {
+// A thousand jobs of one line do not make another line's job wait for more than a turn, however they came.
+func TestTurnsDoNotCareForLength(t *testing.T) {
 	t.Parallel()
-	turns := NewTurns[int](1)
-	for k := range 5 {
-		turns.Join(k)
-	}
-	one := func(int) float64 { return 1 }
+	var turns Turns[*host] // no cost is known: one job a turn
+	big := &host{name: "big", cost: 1}
+	turns.Join(big)
 	for range 50 {
-		if k, ok := turns.Next(one, func(k int) bool { return k == 3 }); !ok || k != 3 {
-			t.Fatalf("Next = %d, %v, want 3", k, ok)
-		}
+		start(t, &turns)
 	}
-	if _, ok := turns.Next(one, func(int) bool { return false }); ok {
-		t.Error("somebody's turn although nobody is ready")
+	small := []*host{{name: "a", cost: 1}, {name: "b", cost: 1}}
+	for _, h := range small {
+		turns.Join(h)
 	}
-	turns.Leave(3)
-	seen := map[int]bool{}
-	for range 4 {
-		k, _ := turns.Next(one, yes[int])
-		seen[k] = true
+	for range 3 {
+		start(t, &turns)
 	}
-	if len(seen) != 4 || seen[3] {
-		t.Errorf("turns of %v", seen)
+	if small[0].starts != 1 || small[1].starts != 1 {
+		t.Errorf("%d and %d starts in a round of three", small[0].starts, small[1].starts)
 	}
 }
 
-// Next ends, names only who is in and ready, and forgets nobody.
+// A job that turns out to be expensive is paid for afterwards, but not for ever.
+func TestTurnsChargeWhatItCost(t *testing.T) {
+	t.Parallel()
+	var turns Turns[*host]
+	turns.SetQuantum(0.1)
+	hanging, quick := &host{cost: 0.1}, &host{cost: 0.1}
+	turns.Join(hanging)
+	turns.Join(quick)
+	start(t, &turns)
+	turns.Charge(hanging, 1000-0.1) // it hung
+	for range 20 {
+		start(t, &turns)
+	}
+	if hanging.starts > 1 {
+		t.Errorf("%d starts of what has hung", hanging.starts)
+	}
+	for range 40 {
+		start(t, &turns)
+	}
+	if hanging.starts < 2 {
+		t.Errorf("it never gets a turn again: %d", hanging.starts)
+	}
+	turns.Leave(hanging)
+	turns.Leave(hanging)
+	for range 5 {
+		if start(t, &turns) != quick {
+			t.Fatal("a turn of one that has left")
+		}
+	}
+}
+
+// Next ends, names only who is in, and forgets nobody.
 func TestTurnsProperties(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		turns, in := NewTurns[int](rapid.Float64().Draw(t, "quantum")), map[int]bool{}
+		var turns Turns[*host]
+		hosts, in := make([]*host, 10), 0
+		for i := range hosts {
+			hosts[i] = &host{}
+		}
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
-			k := rapid.IntRange(0, 9).Draw(t, "destination")
-			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			h := hosts[rapid.IntRange(0, 9).Draw(t, "destination")]
+			was := h.account.In()
+			switch rapid.IntRange(0, 4).Draw(t, "what") {
 			case 0:
-				turns.Join(k)
-				in[k] = true
+				turns.Join(h)
+				if !was {
+					in++
+				}
 			case 1:
-				turns.Leave(k)
-				delete(in, k)
+				turns.Leave(h)
+				if was {
+					in--
+				}
+			case 2:
+				turns.SetQuantum(strange(t, "quantum"))
 			default:
-				mask := rapid.IntRange(0, 1023).Draw(t, "ready")
-				anybody := false
-				for d := range in {
-					anybody = anybody || mask>>d&1 == 1
+				got, ok := turns.Next()
+				if ok != (in > 0) || ok && !got.account.In() {
+					t.Fatalf("Next = %v, %v of %d", got, ok, in)
 				}
-				got, ok := turns.Next(func(int) float64 { return strange(t, "cost") }, func(d int) bool { return mask>>d&1 == 1 })
-				if ok != anybody || ok && (!in[got] || mask>>got&1 == 0) {
-					t.Fatalf("Next = %d, %v; in %v, ready %b", got, ok, in, mask)
+				if again, _ := turns.Next(); again != got {
+					t.Fatal("Next of the same state names another")
+				}
+				if ok {
+					turns.Charge(got, strange(t, "cost"))
+				} else {
+					turns.Charge(h, -strange(t, "refund"))
 				}
 			}
-			if turns.Len() != len(in) || len(turns.ring) > 200 {
-				t.Fatalf("%d take turns, want %d; ring of %d", turns.Len(), len(in), len(turns.ring))
+			if turns.Len() != in || len(turns.ring) > 200 {
+				t.Fatalf("%d take turns, want %d; ring of %d", turns.Len(), in, len(turns.ring))
 			}
+		}
+		turns.Clear()
+		for _, h := range hosts {
+			if h.account.In() {
+				t.Fatal("in a ring that is empty")
+			}
+		}
+		if _, ok := turns.Next(); ok {
+			t.Fatal("somebody's turn in an empty ring")
 		}
 	})
-}
-
-// A host that comes back after an hour gets no more than twice what it took before, in any second, however many jobs were held for it.
-func TestReopeningStormsNobody(t *testing.T) {
-	t.Parallel()
-	for _, before := range []float64{2, 20, 500} {
-		var peak RatePeak
-		now := t0
-		for range int(before * 120) {
-			now = now.Add(time.Duration(float64(time.Second) / before))
-			peak.Add(now)
-		}
-		near(t, "rate before", peak.Rate(), before, 0.1)
-		now = now.Add(time.Hour)
-		r := Reopen(now, peak.Rate())
-		var starts []time.Time
-		for range 60_000 { // one minute, a thousand askers a second
-			now = now.Add(time.Millisecond)
-			if ok, wait := r.Allow(now); ok {
-				starts = append(starts, now)
-			} else if wait <= 0 {
-				t.Fatal("no wait was named")
-			}
-		}
-		most, first := 0, 0
-		for i := range starts {
-			for starts[i].Sub(starts[first]) >= time.Second {
-				first++
-			}
-			most = max(most, i-first+1)
-		}
-		if limit := 2*before + 1; float64(most) > limit {
-			t.Errorf("%.0f/s before: %d in one second, want at most %.0f", before, most, limit)
-		}
-		if late := r.Rate(now); late < before {
-			t.Errorf("%.0f/s before, but %.1f/s a minute later", before, late)
-		}
-		if ok, _ := r.Allow(now.Add(time.Hour)); !ok || !math.IsInf(r.Rate(now.Add(time.Hour)), 1) {
-			t.Error("it never ends")
-		}
-	}
-}
-
-func TestReopeningWithNonsense(t *testing.T) {
-	t.Parallel()
-	for _, before := range []float64{math.NaN(), math.Inf(1), -1, 0} {
-		r := Reopen(t0, before)
-		if rate := r.Rate(t0); rate <= 0 || rate > 1 {
-			t.Errorf("rate %v after %v", rate, before)
-		}
-		if ok, _ := r.Allow(t0.Add(-time.Hour)); !ok {
-			t.Error("the first request waits")
-		}
-		if ok, wait := r.Allow(t0.Add(-time.Hour)); ok || wait > 10*time.Second {
-			t.Errorf("the second: %v, %v", ok, wait)
-		}
-	}
-	var none Reopening
-	if ok, _ := none.Allow(t0); !ok {
-		t.Error("the zero value holds something back")
-	}
 }
 
 func TestRetryBudgetIsAShareOfTheStarts(t *testing.T) {
@@ -163,7 +168,9 @@ func TestRetryBudgetIsAShareOfTheStarts(t *testing.T) {
 	now := t0
 	for range 100_000 { // a thousand starts a second, more retries wait than anything else
 		now = now.Add(time.Millisecond)
-		if rnd.Float64() < 0.7 && b.Allow(now, true) {
+		if rnd.Float64() < 0.7 && b.May(now, true, 512) {
+			b.Retried(true)
+			b.Ended()
 			retries++
 		} else {
 			tries++
@@ -173,19 +180,17 @@ func TestRetryBudgetIsAShareOfTheStarts(t *testing.T) {
 	if share := float64(retries) / float64(tries+retries); share > 0.205 || share < 0.18 {
 		t.Errorf("retries took %.1f %% of the starts", 100*share)
 	}
-	alone := 0
-	for range 100 {
-		if b.Allow(now, false) {
-			alone++
+	for i := range 100 {
+		if !b.May(now, false, 512) {
+			t.Fatalf("%d of 100 retries started although nobody else wanted the slots", i)
 		}
-	}
-	if alone != 100 {
-		t.Errorf("%d of 100 retries started although nobody else wanted the slots", alone)
+		b.Retried(false)
 	}
 	floor := 0
 	for range 600 { // nothing new for a minute
 		now = now.Add(100 * time.Millisecond)
-		if b.Allow(now, true) {
+		if b.May(now, true, 512) {
+			b.Retried(true)
 			floor++
 		}
 	}
@@ -194,13 +199,82 @@ func TestRetryBudgetIsAShareOfTheStarts(t *testing.T) {
 	}
 }
 
+// Retries that hang hold no more than their share of the slots from when others want them, and all when nobody does.
+func TestRetryBudgetIsAShareOfTheSlots(t *testing.T) {
+	t.Parallel()
+	b := NewRetryBudget(0.25)
+	now := t0
+	fill := func() int {
+		n := 0
+		for b.May(now, false, 100) {
+			b.Retried(false)
+			n++
+		}
+		return n
+	}
+	if n := fill(); n != 100 || b.Running() != 100 {
+		t.Errorf("%d of 100 idle slots for retries", n)
+	}
+	b.Scarce(now)
+	for range 90 {
+		b.Ended()
+	}
+	if n := fill(); n != 15 {
+		t.Errorf("%d more beside 10 that run, want 15", n)
+	}
+	now = now.Add(scarceFor)
+	if n := fill(); n != 75 {
+		t.Errorf("%d more once nobody wants the slots, want 75", n)
+	}
+	b.Scarce(now.Add(time.Hour)) // the clock went back
+	if b.IsScarce(now) || b.Slots(now, 8) != 8 {
+		t.Error("scarce in the future")
+	}
+	b.Scarce(now)
+	for range 200 {
+		b.Ended()
+	}
+	if n := b.Slots(now, 2); n != 1 || b.Running() != 0 || !b.May(now, true, 1) {
+		t.Errorf("%d of 2 slots, %d running", n, b.Running())
+	}
+}
+
+func TestRetryBudgetWithNonsense(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		share := strange(t, "share")
+		b := NewRetryBudget(share)
+		if s := b.Share(); !(s > 0 && s <= 1) {
+			t.Fatalf("share %v of %v", s, share)
+		}
+		now := t0
+		for range 50 {
+			now = now.Add(time.Duration(rapid.Int64().Draw(t, "passes") / 1e6))
+			if b.May(now, rapid.Bool().Draw(t, "contended"), rapid.IntRange(-1, 5).Draw(t, "slots")) {
+				b.Retried(true)
+			}
+			if b.Share() == 1 && !b.May(now, true, 0) {
+				t.Fatal("no bound was wanted")
+			}
+			if rapid.Bool().Draw(t, "ended") {
+				b.Ended()
+			}
+			if rapid.Bool().Draw(t, "scarce") {
+				b.Scarce(now)
+			}
+		}
+	})
+}
+
 func BenchmarkTurns(b *testing.B) {
-	turns := NewTurns[int](1)
+	var turns Turns[*host]
+	turns.SetQuantum(1)
 	for k := range 1000 {
-		turns.Join(k)
+		turns.Join(&host{cost: 0.5 + float64(k%3)})
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		turns.Next(func(k int) float64 { return 0.5 + float64(k%3) }, yes[int])
+		h, _ := turns.Next()
+		turns.Charge(h, h.cost)
 	}
 }

@@ -184,6 +184,7 @@ func (w *Worker) sweep(ctx context.Context) error {
 			return nil
 		case now := <-tick.C:
 			w.holdAll(w.lane.shed(now.Add(-stallAfter)), reasonBusy, time.Time{})
+			w.lane.nudge(now)
 			w.holdAll(w.lane.stale(now.Add(-w.cfg.MaxWait)), reasonBusy, time.Time{})
 			if now.Sub(foreignSwept) >= w.cfg.MaxWait/3 { // another host may have room for them
 				foreignSwept = now

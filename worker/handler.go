@@ -62,9 +62,10 @@ const (
 	Start    Verdict = iota // run it now; Release must follow
 	Full                    // as many as allowed are running: ask again after a Release for this destination
 	HeldBack                // known to be down: do not wait here
+	Later                   // none may start at this moment: ask again at Until, which is soon
 )
 
-// Admission is a gate's answer with its reason. Until and Reason are set for HeldBack.
+// Admission is a gate's answer with its reason. Until is set for HeldBack and Later, Reason for HeldBack.
 type Admission struct {
 	Verdict Verdict
 	Until   time.Time
@@ -75,6 +76,11 @@ type Admission struct {
 type Gate interface {
 	Acquire(destination string, now time.Time) Admission
 	Release(destination string, now time.Time)
+}
+
+// Pacer is a Gate that knows how far apart jobs of a destination should come back that were put off; 0 if it does not know.
+type Pacer interface {
+	Pace(destination string) time.Duration
 }
 
 // openGate admits everything; used when no gate is configured.

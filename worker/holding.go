@@ -19,6 +19,7 @@ const (
 
 const (
 	reasonBusy    = "destination is busy"
+	reasonRetries = "retries have their share"
 	reasonForeign = "foreign class and no queue to forward to"
 )
 
@@ -159,6 +160,7 @@ func holdJSON(host, reason string, until time.Time) string {
 type pacer struct {
 	mu    sync.Mutex
 	lines map[string]*scheduler.Pace
+	gate  Pacer // nil: nothing is known of any destination
 }
 
 const paceLines = 20_000 // lines kept at most; when full, those that have passed are forgotten, then any
@@ -167,6 +169,10 @@ func newPacer() *pacer { return &pacer{lines: make(map[string]*scheduler.Pace)} 
 
 // due gives the next place for dest that is not before until, as scheduler.Pace does.
 func (p *pacer) due(dest string, now, until time.Time) time.Time {
+	step := time.Duration(0)
+	if p.gate != nil {
+		step = p.gate.Pace(dest)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	line := p.lines[dest]
@@ -175,6 +181,7 @@ func (p *pacer) due(dest string, now, until time.Time) time.Time {
 		line = &scheduler.Pace{}
 		p.lines[dest] = line
 	}
+	line.Step = step
 	return line.Due(now, until, rand.Float64)
 }
 

@@ -20,6 +20,8 @@ type item struct {
 	session *queues.Session
 	ref     queues.Ref
 	state   itemState
+	line    *line   // where it waits or waited
+	charged float64 // seconds that its destination was charged when it started
 
 	started time.Time // written by the processor that runs it, under lane.mu
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/queueville/queueville/scheduler"
 )
 
-// lane holds every job that is in this process's hands and decides which of the waiting ones starts next: destinations take turns,
-// each first in, first out, as far as the gate admits them.
+// lane holds every job that is in this process's hands and decides which of the waiting ones starts next: destinations take turns by what
+// their jobs cost, each first in, first out, as far as the gate admits them and the budget of retries allows (destinations.go).
 //
 // A processor is a loop on a pond worker: take a job, run it, take the next. Processors are started when there is something to start
 // and end when there is not, so an idle worker has none.
@@ -35,11 +35,17 @@ type lane struct {
 	items      map[uint64]*item // in hand under session, by sequence number
 	top        uint64           // highest sequence number fetched under session
 	dests      map[string]*destination
-	active     map[string]int      // jobs running, by destination
-	stalled    map[string]struct{} // active destinations whose waiting jobs were shed, until one of their jobs ends
-	ring       ring                // those worth asking the gate about, next first
-	waiting    int
-	running    int // includes jobs of earlier sessions
+	turns      [kinds]scheduler.Turns[*line] // those worth asking the gate about
+	budget     *scheduler.RetryBudget
+	parked     []*destination // that are not in turns until a time
+	wake       *time.Timer    // for them
+	wakeAt     time.Time      // zero: nobody is parked
+	mean       float64        // seconds that a job holds its slot, lately; 0: none has ended
+	triedAt    time.Time      // a first try last came
+	waiting    [kinds]int
+	started    [kinds]uint64
+	used       [kinds]float64 // seconds that slots were held, lately
+	running    int            // includes jobs of earlier sessions
 	processors int
 	starting   bool             // a processor has been started that has not come for its first job
 	limit      int              // processors at most
@@ -47,16 +53,9 @@ type lane struct {
 	meter      *scheduler.Meter // measures for who decides on the limit; nil until somebody asks
 }
 
-// destination is the waiting line of one destination. It exists while somebody waits in it.
-type destination struct {
-	name   string
-	items  []*item
-	inRing bool
-	moved  time.Time // when one of its jobs last came, as the first, started or ended
-}
-
 func newLane(gate Gate, concurrency, window, perDest int) *lane {
 	return &lane{
+		budget:  scheduler.NewRetryBudget(scheduler.DefaultRetryShare),
 		gate:    gate,
 		pool:    pond.NewPool(concurrency, pond.WithQueueSize(window+concurrency), pond.WithoutPanicRecovery()),
 		window:  window,
@@ -67,8 +66,6 @@ func newLane(gate Gate, concurrency, window, perDest int) *lane {
 		idle:    make(chan struct{}, 1),
 		items:   make(map[uint64]*item, window),
 		dests:   make(map[string]*destination),
-		active:  make(map[string]int),
-		stalled: make(map[string]struct{}),
 	}
 }
 
@@ -101,7 +98,7 @@ func (l *lane) ours(it *item) bool {
 func (l *lane) hungry() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.closed && l.waiting == 0 && l.running < l.limit
+	return !l.closed && l.waiting == [kinds]int{} && l.running < l.limit
 }
 
 // register puts fetched jobs on the books before anything else may happen to them. The caller holds keeper.steady, so s is in force.
@@ -130,73 +127,71 @@ func (l *lane) rewound(first uint64) (unstarted []*item, happened bool) {
 			it.session = nil
 		}
 	}
-	for name, d := range l.dests {
-		kept := make([]*item, 0, len(d.items))
-		for _, it := range d.items {
-			if it.session == nil {
-				it.state = settling
-				unstarted = append(unstarted, it)
-				continue
+	for _, d := range l.dests {
+		for kind := range d.lines {
+			ln := &d.lines[kind]
+			for i := 0; i < len(ln.items); {
+				if ln.items[i].session != nil {
+					i++
+					continue
+				}
+				unstarted = append(unstarted, l.cut(ln, i, i+1)...)
 			}
-			kept = append(kept, it)
 		}
-		if d.items = kept; len(kept) == 0 {
-			l.unlink(name, d)
-		}
+		l.forgetIdle(d)
 	}
-	l.waiting -= len(unstarted)
 	return unstarted, true
 }
 
 // add lets registered jobs wait for their start. Jobs of a full waiting line are handed to hold. It returns those whose lease was lost
 // in between: whoever adopts them will run them.
 func (l *lane) add(list []*item) (lost []*item) {
-	var over []*item
+	var over, crowd []*item
+	now := time.Now()
 	l.mu.Lock()
 	for _, it := range list {
 		if it.session != l.session {
 			lost = append(lost, it)
 			continue
 		}
-		d := l.dests[it.dest]
-		if d == nil {
-			d = &destination{name: it.dest, moved: time.Now()}
-			l.dests[it.dest] = d
+		d, kind := l.destination(it.dest, now), tries
+		if it.job.HasRetryCount {
+			kind = retries
+		} else {
+			l.triedAt = now
 		}
-		_, stalled := l.stalled[it.dest]
-		if it.dest != "" && (stalled || len(d.items) >= l.perDest) {
-			if len(d.items) == 0 {
-				delete(l.dests, it.dest)
-			}
+		if it.dest != "" && (d.stalled || d.waiting() >= l.perDest) {
+			l.forgetIdle(d)
 			over = append(over, it)
 			continue
 		}
+		if kind == retries && it.dest != "" && l.crowded(now) {
+			l.forgetIdle(d)
+			crowd = append(crowd, it)
+			continue
+		}
 		it.state = waiting
-		d.items = append(d.items, it)
-		l.waiting++
+		it.line = &d.lines[kind]
+		it.line.items = append(it.line.items, it)
+		l.waiting[kind]++
 		l.push(d)
 	}
-	l.spawn()
-	l.level(time.Now())
+	l.spawn(now)
+	l.level(now)
 	l.mu.Unlock()
 	if len(over) > 0 {
 		l.hold(over, reasonBusy, time.Time{})
 	}
-	return lost
-}
-
-// push puts a destination back into the ring. mu is held.
-func (l *lane) push(d *destination) {
-	if !d.inRing {
-		d.inRing = true
-		l.ring.push(d)
+	if len(crowd) > 0 {
+		l.hold(crowd, reasonRetries, time.Time{})
 	}
+	return lost
 }
 
 // spawn starts one more processor if there is anything to ask the gate about; each processor that finds work starts the next. One at a
 // time, for short jobs are done by those that are there before a new one arrives. mu is held.
-func (l *lane) spawn() {
-	if l.closed || l.starting || l.ring.empty() || l.processors >= l.limit {
+func (l *lane) spawn(now time.Time) {
+	if l.closed || l.starting || l.processors >= l.limit || !l.startable(now) {
 		return
 	}
 	l.processors++
@@ -214,12 +209,13 @@ func (l *lane) kick() {
 	for _, d := range l.dests {
 		l.push(d)
 	}
-	l.spawn()
+	l.spawn(time.Now())
 }
 
 func (l *lane) process() {
+	now := time.Now()
 	for first := true; ; first = false {
-		it, held := l.next(time.Now(), first)
+		it, held := l.next(now, first)
 		for _, h := range held {
 			l.hold(h.items, h.reason, h.until)
 		}
@@ -227,7 +223,7 @@ func (l *lane) process() {
 			return
 		}
 		l.run(it)
-		l.release(it)
+		now = l.release(it)
 	}
 }
 
@@ -247,42 +243,27 @@ func (l *lane) next(now time.Time, first bool) (*item, []heldBack) {
 	}
 	var held []heldBack
 	if !l.closed && l.processors <= l.limit && l.fresh(now) {
-		for !l.ring.empty() {
-			d := l.ring.pop()
-			d.inRing = false
+		for ln := l.turn(now); ln != nil; ln = l.turn(now) {
+			d := ln.dest
 			adm := Admission{Verdict: Start}
 			if d.name != "" {
 				adm = l.gate.Acquire(d.name, now)
 			}
-			if adm.Verdict == Full {
-				continue // release puts it back
-			}
-			if adm.Verdict == HeldBack {
-				l.waiting -= len(d.items)
-				for _, it := range d.items {
-					it.state = settling
-				}
-				held = append(held, heldBack{d.items, adm.Reason, adm.Until})
-				delete(l.dests, d.name)
+			switch adm.Verdict {
+			case Full:
+				l.turns[ln.kind].Leave(ln) // release puts it back
 				continue
+			case Later:
+				l.park(d, now, adm.Until)
+				continue
+			case HeldBack:
+				held = append(held, heldBack{l.empty(d), adm.Reason, adm.Until})
+				l.forgetIdle(d)
+				continue
+			case Start:
 			}
-			it := d.items[0]
-			d.items[0] = nil
-			d.items = d.items[1:]
-			if len(d.items) == 0 {
-				delete(l.dests, d.name)
-			} else {
-				l.push(d)
-			}
-			d.moved = now
-			if d.name != "" {
-				l.active[d.name]++
-			}
-			l.waiting--
-			l.running++
-			it.state = running
-			it.started = now
-			l.spawn()
+			it := l.take(ln, now)
+			l.spawn(now)
 			l.level(now)
 			return it, held
 		}
@@ -291,28 +272,20 @@ func (l *lane) next(now time.Time, first bool) (*item, []heldBack) {
 	return nil, held
 }
 
-// release gives a job's slot back after its handler has returned.
-func (l *lane) release(it *item) {
+// release gives a job's slot back after its handler has returned, and tells the time.
+func (l *lane) release(it *item) time.Time {
+	now := time.Now()
 	if it.dest != "" {
-		l.gate.Release(it.dest, time.Now())
+		l.gate.Release(it.dest, now)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.running--
-	if it.dest != "" {
-		delete(l.stalled, it.dest)
-		if l.active[it.dest]--; l.active[it.dest] <= 0 {
-			delete(l.active, it.dest)
-		}
-	}
-	if d := l.dests[it.dest]; d != nil {
-		d.moved = time.Now()
-		l.push(d)
-	}
-	l.level(time.Now())
-	if l.running == 0 && l.waiting == 0 {
+	l.ended(it, now)
+	l.level(now)
+	if l.running == 0 && l.waiting == [kinds]int{} {
 		signal(l.idle)
 	}
+	return now
 }
 
 // signal wakes the one reader of a channel of capacity 1, now or at its next look.
@@ -341,28 +314,23 @@ func (l *lane) stale(before time.Time) []*item {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []*item
-	for name, d := range l.dests {
-		n := 0
-		for n < len(d.items) && d.items[n].fetched.Before(before) {
-			d.items[n].state = settling
-			n++
+	for _, d := range l.dests {
+		for kind := range d.lines {
+			ln := &d.lines[kind]
+			n := 0
+			for n < len(ln.items) && ln.items[n].fetched.Before(before) {
+				n++
+			}
+			out = append(out, l.cut(ln, 0, n)...)
 		}
-		if n == 0 {
-			continue
-		}
-		out = append(out, d.items[:n]...)
-		d.items = d.items[n:]
-		if len(d.items) == 0 {
-			l.unlink(name, d)
-		}
+		l.forgetIdle(d)
 	}
-	l.waiting -= len(out)
 	return out
 }
 
 // shed makes room when the window is nearly full although slots are free: it is full of jobs for destinations that do not answer. It
 // takes out the jobs of those with requests under way of which none has ended, nor any started, since the given time. New jobs for them
-// are not let in until one of their requests ends.
+// are not let in until one of their requests ends. Of those that are let start few at present, a few stay.
 func (l *lane) shed(before time.Time) []*item {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -370,19 +338,17 @@ func (l *lane) shed(before time.Time) []*item {
 		return nil
 	}
 	var out []*item
-	for name, d := range l.dests {
-		if l.active[name] == 0 || !d.moved.Before(before) {
-			continue
+	for _, d := range l.dests {
+		switch {
+		case d.parked:
+			for kind := range d.lines {
+				out = append(out, l.cut(&d.lines[kind], parkedKept, len(d.lines[kind].items))...)
+			}
+		case d.active > 0 && d.moved.Before(before):
+			out = append(out, l.empty(d)...)
+			d.stalled = true
 		}
-		for _, it := range d.items {
-			it.state = settling
-		}
-		out = append(out, d.items...)
-		l.stalled[name] = struct{}{}
-		d.items = nil
-		l.unlink(name, d)
 	}
-	l.waiting -= len(out)
 	return out
 }
 
@@ -424,26 +390,14 @@ func (l *lane) takeWaiting() []*item {
 // emptyLines does it. mu is held.
 func (l *lane) emptyLines() []*item {
 	var out []*item
+	for kind := range l.turns {
+		l.turns[kind].Clear()
+	}
 	for _, d := range l.dests {
-		for _, it := range d.items {
-			it.state = settling
-		}
-		out = append(out, d.items...)
-		d.inRing = false
+		out = append(out, l.empty(d)...)
+		l.forgetIdle(d)
 	}
-	clear(l.dests)
-	l.ring = ring{}
-	l.waiting = 0
 	return out
-}
-
-// unlink forgets an empty destination. mu is held.
-func (l *lane) unlink(name string, d *destination) {
-	delete(l.dests, name)
-	if d.inRing {
-		l.ring.remove(d)
-		d.inRing = false
-	}
 }
 
 // close lets nothing start any more.
@@ -460,8 +414,9 @@ func (l *lane) resize(n int) {
 	n = max(1, n) // the pool takes 0 for "no limit"
 	l.limit = n
 	l.pool.Resize(n)
-	l.spawn()
-	l.level(time.Now())
+	now := time.Now()
+	l.spawn(now)
+	l.level(now)
 }
 
 // begin makes s the current session and returns what had not started under the old one, in one step: whatever waited a moment longer
@@ -545,7 +500,7 @@ type Load struct {
 func (l *lane) load() Load {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Load{InHand: len(l.items), Waiting: l.waiting, Running: l.running, Concurrency: l.limit, Window: l.window}
+	return Load{InHand: len(l.items), Waiting: l.waiting[tries] + l.waiting[retries], Running: l.running, Concurrency: l.limit, Window: l.window}
 }
 
 // runningJobs lists what runs now, for the busy list: at most n jobs and maxBytes of payload, longest running first is not promised.

@@ -256,7 +256,7 @@ func TestLaneShedsDestinationsThatDoNotAnswer(t *testing.T) {
 
 	close(block)
 	<-done
-	require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.stalled) == 0 && len(l.active) == 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.dests) == 0 }, time.Second, time.Millisecond)
 	again := makeItems("hangs")
 	again[0].ref.Seq = 30
 	l.register(l.session, again)

@@ -24,8 +24,12 @@ const LaneNative = "native"
 
 // level notes how many jobs run, and whether more would. mu is held.
 func (l *lane) level(now time.Time) {
+	full := l.processors >= l.limit
+	if full && l.turns[tries].Len() > 0 {
+		l.budget.Scarce(now)
+	}
 	if l.meter != nil {
-		l.meter.Level(now, l.running, !l.ring.empty() && l.processors >= l.limit)
+		l.meter.Level(now, l.running, full && l.startable(now))
 	}
 }
 

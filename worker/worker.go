@@ -59,6 +59,8 @@ type Config struct {
 	Window      int // jobs in hand at most; default twice the concurrency, but no more than the greater of 1024 and 128 above it, at least 200
 	PerDest     int // jobs waiting for one destination at most; default an eighth of the window, at least 32
 
+	RetryShare float64 // of starts and slots that retries may take while first tries want them; default 0.2, 1 and more: no bound
+
 	WindowJobs  int // how deep a look at a shared queue goes, in jobs; default queues.WindowJobs
 	WindowBytes int // the same over all shared queues, in bytes; default queues.WindowBytes
 
@@ -104,12 +106,14 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	need(c.Share >= 0 && c.Share <= 10_000, "share must be between 0 and 10,000")
 	need(c.MaxRate >= 0, "rate must not be negative")
+	need(c.RetryShare >= 0, "the retries' share must not be negative")
 
 	setDefault(&c.Gate, Gate(openGate{}))
 	setDefault(&c.Share, 10_000)
 	setDefault(&c.Concurrency, 512)
 	setDefault(&c.Window, max(200, min(2*c.Concurrency, max(1024, c.Concurrency+128))))
 	setDefault(&c.PerDest, max(32, c.Window/8))
+	setDefault(&c.RetryShare, scheduler.DefaultRetryShare)
 	setDefault(&c.WindowJobs, queues.WindowJobs)
 	setDefault(&c.WindowBytes, queues.WindowBytes)
 	setDefault(&c.LeaseTTL, 30*time.Second)
@@ -195,6 +199,8 @@ func New(cfg Config) (*Worker, error) {
 	w.fetchEnd, w.endFetch = context.WithCancel(context.Background())
 
 	w.lane = newLane(cfg.Gate, cfg.Concurrency, cfg.Window, cfg.PerDest)
+	w.lane.budget = scheduler.NewRetryBudget(cfg.RetryShare)
+	w.pacer.gate, _ = cfg.Gate.(Pacer)
 	w.keeper = &keeper{
 		store: cfg.Store, holder: cfg.Holder, ttl: cfg.LeaseTTL, every: cfg.RenewEvery, lane: w.lane,
 		log: w.log, observer: w.observer, dropped: w.dropLost,

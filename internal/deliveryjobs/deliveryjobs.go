@@ -138,10 +138,15 @@ func (g Gate) Acquire(dest string, now time.Time) worker.Admission {
 		return worker.Admission{Verdict: worker.Full}
 	case activitypub.Held:
 		return worker.Admission{Verdict: worker.HeldBack, Until: adm.Until, Reason: adm.Reason}
+	case activitypub.Later:
+		return worker.Admission{Verdict: worker.Later, Until: adm.Until, Reason: adm.Reason}
 	case activitypub.Start:
 	}
 	return worker.Admission{Verdict: worker.Start}
 }
+
+// Pace implements worker.Pacer.
+func (g Gate) Pace(dest string) time.Duration { return g.hosts.Pace(dest) }
 
 // Release implements worker.Gate.
 func (g Gate) Release(dest string, now time.Time) { g.hosts.Release(dest, now) }
