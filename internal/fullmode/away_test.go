@@ -87,11 +87,11 @@ func proxied(t *testing.T, app *rubyapp.App) *faultproxy.Proxy {
 	return proxy
 }
 
-// through lets everybody who comes reach the application's PostgreSQL at another address.
-func through(t *testing.T, app *rubyapp.App, direct, addr string) {
+// through lets everybody who comes reach the application's PostgreSQL at another address; lines are more of .env.production.
+func through(t *testing.T, app *rubyapp.App, direct, addr string, lines ...string) {
 	t.Helper()
 	text, err := os.ReadFile(app.EnvFile)
 	require.NoError(t, err)
-	app.WriteEnv(t, strings.ReplaceAll(strings.TrimSpace(string(text)), direct, addr))
+	app.WriteEnv(t, append(lines, strings.ReplaceAll(strings.TrimSpace(string(text)), direct, addr))...)
 	app.DatabaseURL = strings.ReplaceAll(app.DatabaseURL, direct, addr)
 }

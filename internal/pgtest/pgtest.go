@@ -48,9 +48,14 @@ func Start(tb testing.TB) *throwaway.PostgresServer {
 // PgBouncer starts a PgBouncer in transaction mode before a server and stops it when the test ends.
 func PgBouncer(tb testing.TB, upstream *throwaway.PostgresServer) *throwaway.PgBouncerServer {
 	tb.Helper()
+	return pgBouncer(tb, throwaway.PgBouncerConfig{Upstream: upstream})
+}
+
+func pgBouncer(tb testing.TB, cfg throwaway.PgBouncerConfig) *throwaway.PgBouncerServer {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), timeout)
 	defer cancel()
-	b, err := throwaway.PgBouncer(ctx, throwaway.PgBouncerConfig{Upstream: upstream})
+	b, err := throwaway.PgBouncer(ctx, cfg)
 	redistest.Need(tb, err)
 	tb.Cleanup(func() {
 		if err := b.Stop(); err != nil {
@@ -58,6 +63,15 @@ func PgBouncer(tb testing.TB, upstream *throwaway.PostgresServer) *throwaway.PgB
 		}
 	})
 	return b
+}
+
+// SharedPgBouncer starts a PgBouncer in transaction mode before the shared server, whose databases have the same names there, and stops it when
+// the test ends. lines are more of its section [pgbouncer].
+func SharedPgBouncer(tb testing.TB, lines ...string) *throwaway.PgBouncerServer {
+	tb.Helper()
+	server, err := sharedServer(tb.Context())
+	redistest.Need(tb, err)
+	return pgBouncer(tb, throwaway.PgBouncerConfig{Upstream: server, Lines: lines})
 }
 
 // DB makes an empty database on the shared server and returns its URL; it is dropped, open connections or not, when the test ends.
