@@ -143,9 +143,10 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 	if err := f.up(ctx, client, list); err != nil {
 		return got, err
 	}
-	mix := rubyapp.NewMix(seed, f.db.data.Accounts, l.shares...)
 	warm := n / 4
-	if err := pushMix(ctx, client, mix, warm); err != nil {
+	mix := rubyapp.NewMix(seed, f.db.data.Accounts, l.shares...)
+	before, jobs := draw(mix, warm), draw(mix, n)
+	if err := push(ctx, client, before); err != nil {
 		return got, err
 	}
 	if err := f.until(ctx, client, list, warm); err != nil {
@@ -156,7 +157,7 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 		return got, err
 	}
 	start := time.Now()
-	if err := pushMix(ctx, client, mix, n); err != nil {
+	if err := push(ctx, client, jobs); err != nil {
 		return got, err
 	}
 	if err := f.until(ctx, client, list, warm+n); err != nil {
@@ -312,21 +313,35 @@ func clean(ctx context.Context, client *redis.Client, n int) error {
 	return nil
 }
 
-// pushMix enqueues n jobs of a mix.
-func pushMix(ctx context.Context, client *redis.Client, mix *rubyapp.Mix, n int) error {
+// draw makes n jobs of a mix. Signing their activities takes longer than running them, so it is done before the clock runs.
+func draw(mix *rubyapp.Mix, n int) []rubyapp.Job {
+	jobs := make([]rubyapp.Job, n)
+	for i := range jobs {
+		jobs[i] = mix.Next()
+	}
+	return jobs
+}
+
+// push enqueues jobs.
+func push(ctx context.Context, client *redis.Client, jobs []rubyapp.Job) error {
 	pipe := client.Pipeline()
 	now := time.Now()
-	for i := range n {
-		payload, _, queue := mix.Next().Payload(now)
+	for i, job := range jobs {
+		payload, _, queue := job.Payload(now)
 		pipe.SAdd(ctx, "queues", queue)
 		pipe.LPush(ctx, "queue:"+queue, payload)
-		if i%500 == 499 || i == n-1 {
+		if i%500 == 499 || i == len(jobs)-1 {
 			if _, err := pipe.Exec(ctx); err != nil {
 				return fmt.Errorf("enqueue: %w", err)
 			}
 		}
 	}
 	return nil
+}
+
+// pushMix enqueues n jobs of a mix.
+func pushMix(ctx context.Context, client *redis.Client, mix *rubyapp.Mix, n int) error {
+	return push(ctx, client, draw(mix, n))
 }
 
 // tree lists the processes of a list and all that descend from them.
