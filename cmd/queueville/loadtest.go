@@ -15,7 +15,7 @@ import (
 // Exit code of a load test whose thresholds were missed, as listed in docs/exit-codes.md.
 const exitThresholds = 6
 
-func newLoadtest(io stdio) *cobra.Command {
+func newLoadtest(io stdio, release func()) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "loadtest",
 		Short: "The synthetic Twitter migration: what breaks first, when, and what would hold",
@@ -29,7 +29,8 @@ processor and cost side by side. Thresholds of the scenario set the exit code. d
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newLoadtestScenarios(io), newLoadtestShow(io), newLoadtestValidate(io), newLoadtestSimulate(io), newLoadtestSweep(io))
+	cmd.AddCommand(newLoadtestScenarios(io), newLoadtestShow(io), newLoadtestValidate(io), newLoadtestSimulate(io), newLoadtestSweep(io), newLoadtestRun(io),
+		newLoadtestWorker(io, release))
 	return cmd
 }
 

@@ -139,7 +139,8 @@ func withoutHint(err error) error {
 // gcPercent is the worker's GOGC unless the environment says otherwise.
 const gcPercent = 25
 
-func work(ctx context.Context, io stdio, opts *sidecar.Options, release func()) error {
+// work runs the worker until it is told to stop. more add to what the worker is given.
+func work(ctx context.Context, io stdio, opts *sidecar.Options, release func(), more ...func(*sidecar.Env)) error {
 	log := newLogger(io, opts)
 	redisconn.SetLogger(log)
 	// Most of the memory of a busy worker is what connecting leaves behind. Collecting it twice as often costs a few per cent of CPU and
@@ -148,11 +149,15 @@ func work(ctx context.Context, io stdio, opts *sidecar.Options, release func()) 
 		debug.SetGCPercent(gcPercent)
 	}
 	_, _ = memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithLogger(slog.New(slog.DiscardHandler))) // without a limit there is none to keep
-	s, problems := sidecar.New(ctx, opts, sidecar.Env{
+	env := sidecar.Env{
 		Environ: io.environ, Version: version, Log: log,
 		Ready:   func() { notify(daemon.SdNotifyReady) },
 		Beating: func() { notify(daemon.SdNotifyWatchdog) },
-	})
+	}
+	for _, add := range more {
+		add(&env)
+	}
+	s, problems := sidecar.New(ctx, opts, env)
 	if ctx.Err() != nil {
 		if s != nil {
 			s.Close()

@@ -59,6 +59,7 @@ type Fediverse struct {
 // instance is one host at work.
 type instance struct {
 	Host
+	number   int // index into Config.Hosts
 	address  netip.Addr
 	hash     uint64 // of seed and name
 	counters counters
@@ -113,7 +114,8 @@ func (f *Fediverse) number() {
 	for i, host := range f.cfg.Hosts {
 		in := &instance{
 			Host:    host,
-			address: netip.AddrFrom4([4]byte{127, 64, byte(i / hostsPerSubnet), byte(i%hostsPerSubnet) + 1}),
+			number:  i,
+			address: addressOf(i),
 			hash:    hashName(f.cfg.Seed, host.Name),
 		}
 		in.limiter.perSecond = host.PerSecond
@@ -122,6 +124,13 @@ func (f *Fediverse) number() {
 		f.byName[host.Name] = in
 	}
 }
+
+func addressOf(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 64, byte(i / hostsPerSubnet), byte(i%hostsPerSubnet) + 1})
+}
+
+// Address is the address of host number i (of Config.Hosts), for clients that do not ask the name server.
+func Address(i int) string { return addressOf(i).String() }
 
 // records is what the name server knows.
 func (f *Fediverse) records() map[string]nameRecord {
@@ -222,6 +231,9 @@ func (f *Fediverse) serve(bound []net.Listener) {
 
 			continue
 		}
+		if f.cfg.Live != nil {
+			listener = &liveListener{Listener: listener, f: f, host: i}
+		}
 		server := f.servers[0]
 		if in.HTTP1Only {
 			server = f.servers[1]
@@ -309,14 +321,19 @@ func (f *Fediverse) acceptSilently(in *instance, listener net.Listener) {
 			return
 		}
 		in.counters.connections.Add(1)
-		f.silentMu.Lock()
-		if len(f.silent) >= silentConnLimit { // the oldest has been waited for long enough
-			_ = f.silent[0].Close()
-			f.silent = f.silent[1:]
-		}
-		f.silent = append(f.silent, conn)
-		f.silentMu.Unlock()
+		f.keepSilent(conn)
 	}
+}
+
+// keepSilent keeps a connection that is never answered.
+func (f *Fediverse) keepSilent(conn net.Conn) {
+	f.silentMu.Lock()
+	defer f.silentMu.Unlock()
+	if len(f.silent) >= silentConnLimit { // the oldest has been waited for long enough
+		_ = f.silent[0].Close()
+		f.silent = f.silent[1:]
+	}
+	f.silent = append(f.silent, conn)
 }
 
 // Port is the TCP port that all instances listen on.

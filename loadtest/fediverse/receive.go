@@ -60,7 +60,13 @@ func (f *Fediverse) receive(w http.ResponseWriter, r *http.Request) {
 
 		return
 	}
-	f.answer(in, w, r, DeliveryKey(in.Name, r.URL.Path, body))
+	key := DeliveryKey(in.Name, r.URL.Path, body)
+	if f.cfg.Live != nil {
+		f.answerLive(in, w, r, key)
+
+		return
+	}
+	f.answer(in, w, r, key)
 }
 
 // begin joins the goroutines that Close waits for; false when Close has been called.
