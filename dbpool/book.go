@@ -3,7 +3,6 @@ package dbpool
 import (
 	"maps"
 	"slices"
-	"strings"
 )
 
 // Book is the ledger in Go: what the scripts do, without Redis and without a clock. A test holds the two equal; the protocol's property
@@ -279,10 +278,9 @@ func (b *Book) Judge(now int64, run, fresh, generation string, list []Judgement)
 // list is the leases as a reply has them, sorted by epoch.
 func (b *Book) list() []Lease {
 	leases := make([]Lease, 0, len(b.Leases))
-	for epoch, e := range b.Leases {
-		leases = append(leases, e.lease(epoch))
+	for _, epoch := range slices.Sorted(maps.Keys(b.Leases)) {
+		leases = append(leases, b.Leases[epoch].lease(epoch))
 	}
-	slices.SortFunc(leases, func(a, b Lease) int { return strings.Compare(a.Epoch, b.Epoch) })
 	return leases
 }
 

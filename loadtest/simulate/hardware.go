@@ -87,6 +87,9 @@ type Config struct {
 	Goals     Goals
 	Marks     []Mark // what the report says how long it took to recover from
 	Native    int    // deliveries at once per host; 0 means 512, the worker's default
+	Fixed     bool   // Queueville's limits are Native and what Ruby has threads for, instead of being found by trial
+	// Policy is Queueville's order of queues; "" means goals.
+	Policy scheduler.Policy
 	// MostJobs bounds jobs in queues and sets together. Beyond it jobs are dropped and counted. 0 means 4,000,000 (about 300 MB).
 	MostJobs int
 	// Progress, if not nil, is called about once a second of virtual time's hundredth with how far it is, 0 to 1. When it returns false the run ends early;
@@ -126,6 +129,9 @@ func (c *Config) check() error {
 	}
 	if len(c.Stages) == 0 || c.Stages[0].At != 0 {
 		complain("no hardware at the beginning")
+	}
+	if c.Policy == "" {
+		c.Policy = scheduler.PolicyGoals
 	}
 	stages := make([]Stage, len(c.Stages))
 	for i, s := range c.Stages {

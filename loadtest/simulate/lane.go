@@ -5,144 +5,220 @@ import (
 	"slices"
 	"time"
 
+	"github.com/queueville/queueville/activitypub"
 	"github.com/queueville/queueville/loadtest/world"
+	"github.com/queueville/queueville/scheduler"
 )
 
-// The rules for a destination, as docs/adr/0004-hosts-and-holding.md states them.
+// The worker's settings for destinations (activitypub.Config), and what instances of the model ask for with a 429.
 const (
-	hostStart    = 2
-	hostMost     = 8
-	firstProbe   = int64(time.Minute)
-	longestProbe = int64(time.Hour)
-	limitedFor   = int64(30 * time.Second) // Retry-After of a 429
-	relapse      = int64(10 * time.Minute)
+	hostStart  = 2
+	hostMost   = 8
+	limitedFor = 30 * time.Second
+	// How long an unused destination is remembered.
+	idleHealthy = 10 * time.Minute
+	idleBroken  = 24 * time.Hour
 )
 
-// hostState is what one worker knows of one destination.
+// hostState is what one worker knows of one destination: activitypub's rules, and the worker's line.
 type hostState struct {
-	limit     int
-	inFlight  int
-	fails     int
-	lastFail  int64
-	openUntil int64 // 0: closed
-	backoff   int64
-	probing   bool
-	closedAt  int64
-	heldUntil int64
-	waiting   ring[world.Job]
+	activitypub.Host
+	waiting ring[parkedJob]
+	moved   int64 // when one of its jobs last came, as the first, started or ended
+	used    int64
+	pace    scheduler.Pace
+	stalled bool // its line was emptied, until one of its jobs ends
+	later   bool // a timer will look again
+	listed  bool // in the worker's list of lines
+}
+
+// parkedJob waits in hand.
+type parkedJob struct {
+	world.Job
+	since int64
 }
 
 // admit starts a delivery, lets it wait for its host, or puts it off untried.
 func (w *workerModel) admit(job *world.Job) {
 	h := w.hosts[job.Dest]
 	if h == nil {
-		h = &hostState{limit: hostStart}
+		h = &hostState{Host: activitypub.NewHost(hostStart, hostMost), moved: w.e.s.now}
 		w.hosts[job.Dest] = h
 	}
-	now := w.e.s.now
-	switch {
-	case h.heldUntil > now:
-		w.hold(job, h.heldUntil)
-	case h.openUntil > now || h.openUntil > 0 && h.probing:
-		w.hold(job, max(h.openUntil, now+firstProbe/2))
-	case h.inFlight >= h.limit:
-		if w.parked >= window-1 {
-			w.hold(job, now+int64(10*time.Second))
+	h.used = w.e.s.now
+	if h.waiting.len() == 0 {
+		now := w.e.clock()
+		switch a := h.Admit(now); a.Verdict {
+		case activitypub.Start:
+			w.send(job, h, a)
 			return
+		case activitypub.Held:
+			w.hold(job, h, a.Until)
+			return
+		default:
+			w.again(job.Dest, h, a.Until)
 		}
-		w.parked++
-		h.waiting.push(*job)
-	default:
-		w.send(job, h)
+		h.moved = w.e.s.now
+	}
+	if h.stalled || h.waiting.len() >= perDest {
+		w.hold(job, h, time.Time{})
+		return
+	}
+	w.parked++
+	h.waiting.push(parkedJob{*job, w.e.s.now})
+	if !h.listed {
+		h.listed = true
+		w.lines = append(w.lines, job.Dest)
 	}
 }
 
-func (w *workerModel) send(job *world.Job, h *hostState) {
-	if h.openUntil > 0 {
-		h.probing = true
-	}
-	h.inFlight++
+func (w *workerModel) send(job *world.Job, h *hostState, a activitypub.Admission) {
+	h.Take(a, w.e.clock())
+	h.moved, h.used = w.e.s.now, w.e.s.now
 	w.runs[native]++
 	w.e.s.met.started(job, w.e.s.now)
 	w.e.s.begin(job, w.own, true)
 	w.level(native)
 }
 
-// hold puts a delivery off until its host may be tried again, spread over a third of the time: an ordinary entry of Sidekiq's schedule or retry set.
-func (w *workerModel) hold(job *world.Job, until int64) {
+// again looks at a line once more at a time, if there is one.
+func (w *workerModel) again(dest int32, h *hostState, at time.Time) {
+	if at.IsZero() || h.later {
+		return
+	}
+	h.later = true
+	w.e.s.after(max(w.e.s.now+1, at.UnixNano()-w.e.clock().UnixNano()+w.e.s.now), func() {
+		h.later = false
+		if w.hosts[dest] == h && !w.quiet {
+			w.drain(dest, h)
+		}
+	})
+}
+
+// hold puts a delivery off until its host may be tried again: an ordinary entry of Sidekiq's schedule or retry set.
+func (w *workerModel) hold(job *world.Job, h *hostState, until time.Time) {
 	dice := world.NewDice(job.ID, uint64(w.e.s.now))
 	w.e.s.met.deferred++
-	now := w.e.s.now
-	w.e.s.later(&w.e.s.due, until+int64(dice.Float64()*float64(until-now)/3)+int64(time.Second), job, true)
+	at := h.pace.Due(w.e.clock(), until, dice.Float64)
+	w.e.s.later(&w.e.s.due, w.e.s.now+at.Sub(w.e.clock()).Nanoseconds(), job, true)
+}
+
+// kinds are the worker's names for how a request of the model ended.
+func kindOfAnswer(a world.Answer) activitypub.FailureKind {
+	switch a.Verdict {
+	case world.Accepted:
+		return activitypub.KindNone
+	case world.Final:
+		return activitypub.Kind4xx
+	case world.TimedOut:
+		return activitypub.KindTimeout
+	case world.NoPath:
+		return activitypub.KindRefused
+	default:
+		if a.Limited {
+			return activitypub.Kind429
+		}
+		return activitypub.Kind5xx
+	}
 }
 
 // released takes in how a delivery ended.
-func (w *workerModel) released(t *task, failed bool) {
+func (w *workerModel) released(t *task, _ bool) {
 	h := w.hosts[t.job.Dest]
-	now := w.e.s.now
-	h.inFlight--
-	probe := h.openUntil > 0
-	if probe {
-		h.probing = false
+	now := w.e.clock()
+	down := h.Down()
+	dice := world.NewDice(t.job.ID, uint64(t.job.Retries)<<8|6)
+	wait := time.Duration(0)
+	if t.answer.Limited {
+		wait = limitedFor
 	}
-	kind := t.answer.Verdict
-	if !failed || kind == world.Failed { // an answer, of whatever kind, closes the breaker
-		if probe {
-			h.openUntil, h.closedAt, h.limit = 0, now, 1
-		}
-	}
-	switch {
-	case !failed:
-		h.fails = 0
-		if h.limit < hostMost {
-			h.limit++
-		}
-		if now-h.closedAt > relapse {
-			h.backoff = 0
-		}
-	default:
-		if kind != world.NoPath {
-			h.limit = max(1, h.limit/2)
-		}
-		if t.answer.Limited {
-			h.heldUntil = now + limitedFor
-			break
-		}
-		// Ten that fail together are one failure.
-		if t.began >= h.lastFail {
-			h.fails++
-			h.lastFail = now
-		}
-		if probe && kind != world.Failed || h.fails >= opensAfter(kind) {
-			h.backoff = min(longestProbe, max(firstProbe, 2*h.backoff))
-			dice := world.NewDice(t.job.ID, 6)
-			h.openUntil = now + int64(float64(h.backoff)*(0.9+0.2*dice.Float64()))
-			h.fails = 0
+	h.Observe(now.Add(time.Duration(t.began-w.e.s.now)), now, kindOfAnswer(t.answer), wait, dice.Float64)
+	h.Release()
+	h.moved, h.used, h.stalled = w.e.s.now, w.e.s.now, false
+	if h.Down() != down && !w.quiet {
+		if down {
+			w.e.up(t.job.Dest)
+		} else {
+			w.e.down[t.job.Dest]++
 		}
 	}
-	if h.openUntil > now || h.heldUntil > now { // those that wait in hand go too
-		for h.waiting.len() > 0 {
-			job := h.waiting.pop()
-			w.parked--
-			w.hold(&job, max(h.openUntil, h.heldUntil))
-		}
-		return
-	}
-	for h.waiting.len() > 0 && h.inFlight < h.limit && !w.quiet {
-		job := h.waiting.pop()
-		w.parked--
-		w.send(&job, h)
+	w.drain(t.job.Dest, h)
+}
+
+// up: a destination is not broken any more for one worker.
+func (e *queueville) up(dest int32) {
+	if e.down[dest]--; e.down[dest] <= 0 {
+		delete(e.down, dest)
 	}
 }
 
-func opensAfter(kind world.Verdict) int {
-	switch kind {
-	case world.TimedOut:
-		return 2
-	case world.NoPath:
-		return 3
-	default:
-		return 5
+// drain starts what may start of a line, or puts all of it off.
+func (w *workerModel) drain(dest int32, h *hostState) {
+	for h.waiting.len() > 0 && !w.quiet {
+		a := h.Admit(w.e.clock())
+		switch {
+		case a.Verdict == activitypub.Held:
+			w.empty(h, a.Until)
+			return
+		case a.Verdict != activitypub.Start:
+			w.again(dest, h, a.Until)
+			return
+		case w.runs[native] >= w.limit[native]:
+			return // the sweep looks again
+		}
+		job := h.waiting.pop()
+		w.parked--
+		w.send(&job.Job, h, a)
+	}
+}
+
+// empty puts a whole line off.
+func (w *workerModel) empty(h *hostState, until time.Time) {
+	for h.waiting.len() > 0 {
+		job := h.waiting.pop()
+		w.parked--
+		w.hold(&job.Job, h, until)
+	}
+}
+
+// sweep puts off what waits in others' way, or for too long, and starts what could not be when all slots were taken.
+func (w *workerModel) sweep() {
+	now := w.e.s.now
+	crowded := w.runs[native]+w.parked >= window*3/4 && w.runs[native] < w.limit[native]
+	keep := w.lines[:0]
+	for _, dest := range w.lines {
+		h := w.hosts[dest]
+		for h.waiting.len() > 0 && now-h.waiting.peek().since > longestWait {
+			job := h.waiting.pop()
+			w.parked--
+			w.hold(&job.Job, h, time.Time{})
+		}
+		if crowded && h.InFlight() > 0 && now-h.moved > stallAfter {
+			h.stalled = true
+			w.empty(h, time.Time{})
+		}
+		w.drain(dest, h)
+		if h.listed = h.waiting.len() > 0; h.listed {
+			keep = append(keep, dest)
+		}
+	}
+	w.lines = keep
+}
+
+// forget drops what has not been used for long.
+func (w *workerModel) forget() {
+	now := w.e.s.now
+	for dest, h := range w.hosts {
+		idle := idleHealthy
+		if h.Troubled(w.e.clock()) {
+			idle = idleBroken
+		}
+		if h.InFlight() == 0 && !h.listed && !h.later && now-h.used > int64(idle) {
+			if h.Down() {
+				w.e.up(dest)
+			}
+			delete(w.hosts, dest)
+		}
 	}
 }
 

@@ -37,8 +37,10 @@ type proc struct {
 	gone  bool // killed: what still happens to its tasks is of no effect
 
 	// Of Queueville's Ruby processes.
-	load, light float64
-	ready       int64 // has booted
+	load, light    float64
+	ready          int64 // has booted
+	busy, lastBusy int64 // processor time, ns
+	use            float64
 }
 
 // wantCPU makes task run for its left CPU time: first Ruby's lock, then a core.
@@ -76,6 +78,7 @@ func (s *sim) sliceEnded(id int32) {
 	t := &s.tasks[id]
 	p, m := t.proc, t.proc.host
 	m.busy += t.slice
+	p.busy += t.slice
 	m.runnable--
 	t.left -= t.slice
 	if t.step().kind == stepCPU {

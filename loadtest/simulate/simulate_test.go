@@ -3,6 +3,7 @@ package simulate_test
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"testing"
 	"time"
 
@@ -162,4 +163,31 @@ func BenchmarkScenario(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkFleet is a fleet of 200 hosts at 3,000 jobs a second: go test -bench Fleet -benchtime 1x ./loadtest/simulate
+func BenchmarkFleet(b *testing.B) {
+	for _, engine := range both {
+		b.Run("engine="+string(engine), func(b *testing.B) {
+			for b.Loop() {
+				s := fleet(b, 5*time.Minute)
+				r := run(b, config(b, s, engine))
+				b.ReportMetric(float64(r.Jobs.Done)/1e6, "Mjobs")
+			}
+		})
+	}
+}
+
+func fleet(tb testing.TB, length time.Duration) *scenario.Scenario {
+	tb.Helper()
+	text, err := os.ReadFile("testdata/fleet.yaml")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s, problems := scenario.Parse(text)
+	if len(problems) > 0 {
+		tb.Fatal(problems)
+	}
+	s.Length = min(s.Length, length)
+	return s
 }

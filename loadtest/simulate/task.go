@@ -40,6 +40,7 @@ type task struct {
 	waitSeq uint32 // of the time-out while it waits for a connection; 0 while it does not
 	dead    bool   // its process was killed
 	share   float64
+	beside  int32 // jobs in its process at its start
 }
 
 func (t *task) step() *step { return &t.steps[t.at] }

@@ -16,6 +16,9 @@ const (
 // QueueNames are the queues' names, by number.
 var QueueNames = [Queues]string{"default", "push", "ingress", "mailers", "pull", "scheduler"}
 
+// QueueWeights are their weights there.
+var QueueWeights = [Queues]int{8, 6, 4, 2, 1, 1}
+
 // QueueNumber finds a queue by name; −1 when Mastodon has no such queue.
 func QueueNumber(name string) int {
 	for i, n := range QueueNames {

@@ -1,0 +1,195 @@
+package simulate
+
+import (
+	"time"
+
+	"github.com/queueville/queueville/loadtest/world"
+	"github.com/queueville/queueville/scheduler"
+)
+
+// workerModel is one host's worker.
+type workerModel struct {
+	e      *queueville
+	m      *machine
+	name   string
+	own    *proc // the worker itself
+	ctl    *scheduler.Controller
+	meters [2]*scheduler.Meter
+	picker *scheduler.Picker
+	limit  [2]int
+	runs   [2]int
+	hungry [2]bool
+	views  []scheduler.QueueView
+
+	rubies    []*proc
+	waiting   []world.Job // of Ruby, in hand
+	pushWaits int         // of these, from the queue of deliveries
+	wantMore  int64       // since when more processes are wanted; 0: they are not
+	wantLess  int64
+
+	lease    lease
+	hosts    map[int32]*hostState
+	lines    []int32 // destinations for which somebody may wait in hand
+	parked   int     // deliveries in hand that wait for their host
+	lastBusy int64
+	use      float64 // of the host's processors, lately
+	quiet    bool
+}
+
+// step is the governor's turn: what happened since the last one, and the limits from now on. The supervisor's looks come with it.
+func (w *workerModel) step() {
+	e := w.e
+	now := e.clock()
+	span := float64(stepEvery) / 1e9
+	host := scheduler.UnknownHost()
+	host.Cores = float64(w.m.Cores)
+	host.Busy = min(host.Cores, float64(w.m.busy-w.lastBusy)/1e9/span)
+	host.Ours = host.Busy
+	w.lastBusy = w.m.busy
+	w.use += useWeight * (host.Busy/host.Cores - w.use)
+	host.MemoryTotal = w.m.Memory * (1 << 30)
+	host.MemoryAvailable = max(0, w.m.Memory-memoryKeep-w.rubyMemory()) * (1 << 30)
+	w.watch(span)
+	w.size()
+	if !e.s.cfg.Fixed {
+		var lanes [2]scheduler.Lane
+		for k := range lanes {
+			lanes[k] = w.meters[k].Sample(now)
+		}
+		lanes[foreign].Cores = float64(max(1, len(w.rubies)))
+		for k, d := range w.ctl.Step(now, host, lanes[:]) {
+			w.limit[k] = d.Limit
+		}
+		w.level(native)
+		w.level(foreign)
+	}
+	w.sweep()
+	if !e.s.redisDown() {
+		w.startWaiting()
+		w.fetch()
+	}
+}
+
+// useWeight is of one more look at how busy processes and processors are.
+const useWeight = 0.5
+
+// level tells a lane's meter how much runs, and whether more would.
+func (w *workerModel) level(k int) {
+	if w.e.s.cfg.Fixed {
+		return
+	}
+	full := w.runs[k] >= w.limit[k]
+	if full {
+		full = k == foreign && len(w.waiting) > 0 || k == native && w.parked > 0 || w.wanted(k)
+	}
+	w.meters[k].Level(w.e.clock(), w.runs[k], full)
+}
+
+// wanted says whether a job of the kind is the next of a queue.
+func (w *workerModel) wanted(k int) bool {
+	for q := range w.e.s.queues {
+		if ring := &w.e.s.queues[q]; ring.len() > 0 && kindOf(ring.peek().Class) == k {
+			return true
+		}
+	}
+	return false
+}
+
+// look is what a worker does every second: its lease.
+func (w *workerModel) look() {
+	if w.quiet {
+		return
+	}
+	w.e.ledger.call(w)
+	w.fetch()
+}
+
+// room is how many jobs of a queue whose next one is of the kind the worker would take now.
+func (w *workerModel) room(k, q int, b *backlog) int {
+	if k == foreign {
+		return w.rubyRoom(q, b)
+	}
+	return max(0, min(w.limit[native]-w.runs[native], window-w.runs[native]-w.parked))
+}
+
+// fetch takes what there is room for, in the order that the policy says.
+func (w *workerModel) fetch() {
+	e := w.e
+	if w.quiet || e.s.redisDown() {
+		return
+	}
+	for {
+		b := w.backlog()
+		w.views = w.views[:0]
+		for q := range e.s.queues {
+			ring := &e.s.queues[q]
+			if ring.len() == 0 {
+				continue
+			}
+			head := ring.peek()
+			k := kindOf(head.Class)
+			// Hardly a job of the queue of deliveries is Ruby's, so it is not left alone because Ruby has no room.
+			if w.room(k, q, &b) == 0 && (k != foreign || q != world.QueuePush || w.pushWaits >= mixedAhead || len(w.rubies) == 0) {
+				continue
+			}
+			w.views = append(w.views, scheduler.QueueView{
+				Name: world.QueueNames[q], Backlog: ring.len(), HeadAge: time.Duration(e.s.now) - head.Enqueued, Goal: e.s.cfg.Goals[q],
+				Cost: max(1e-4, e.walls[head.Class]), Weight: world.QueueWeights[q],
+			})
+		}
+		if len(w.views) == 0 {
+			break
+		}
+		q := world.QueueNumber(w.views[0].Name)
+		if len(w.views) > 1 {
+			takes := w.picker.Pick(1, w.views)
+			if len(takes) == 0 {
+				break
+			}
+			q = world.QueueNumber(takes[0].Queue)
+			for i := range w.views {
+				if w.views[i].Name == takes[0].Queue {
+					w.picker.Took(takes[0].Queue, 1, w.views[i].Cost)
+				}
+			}
+		}
+		job := e.s.fetch(q)
+		if isNative(job.Class) {
+			w.admit(&job)
+			continue
+		}
+		w.submit(&job)
+	}
+	b := w.backlog()
+	for k := range w.hungry {
+		if !w.hungry[k] && w.room(k, world.QueueDefault, &b) > 0 {
+			w.hungry[k] = true
+			e.hungry[k].push(w)
+		}
+	}
+}
+
+// ended takes in the end of a task.
+func (e *queueville) ended(t *task, failed bool) {
+	w := t.proc.host.worker
+	k := foreign
+	if t.native {
+		k = native
+	}
+	w.runs[k]--
+	took := e.s.now - t.began
+	if !e.s.cfg.Fixed {
+		w.meters[k].Ended(e.clock(), scheduler.Run{
+			Class: world.ClassTable[t.job.Class].Name, Wall: time.Duration(took), CPU: time.Duration(t.spent), DB: -1, Failed: failed,
+		})
+	}
+	w.level(k)
+	wall := &e.walls[t.job.Class]
+	*wall += 0.2 * (float64(took)/1e9 - *wall)
+	if t.native {
+		w.released(t, failed)
+	} else {
+		w.rubyEnded(t, took)
+	}
+	w.fetch()
+}
