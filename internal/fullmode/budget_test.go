@@ -16,36 +16,53 @@ import (
 	"github.com/queueville/queueville/internal/rubyapp"
 )
 
-// sampler counts the connections to the application's database, all but its own, about a hundred times a second.
+// sampler counts the connections to the application's databases, all but its own, about a hundred times a second.
 type sampler struct {
-	now, most, samples, unnamed atomic.Int64
+	now, top               []atomic.Int64 // on each server, and at most
+	most, samples, unnamed atomic.Int64
 }
 
 func sample(t *testing.T, app *rubyapp.App) *sampler {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), app.DatabaseURL)
-	require.NoError(t, err)
-	// What has ended waits for no longer than a log-in may take.
-	for _, sql := range []string{"ALTER SYSTEM SET authentication_timeout = '2s'", "SELECT pg_reload_conf()"} {
-		_, err = conn.Exec(t.Context(), sql)
+	return sampleServers(t, app.DatabaseURL)
+}
+
+func sampleServers(t *testing.T, dsns ...string) *sampler {
+	t.Helper()
+	var conns []*pgx.Conn
+	for _, dsn := range dsns {
+		conn, err := pgx.Connect(t.Context(), dsn)
 		require.NoError(t, err)
+		// What has ended waits for no longer than a log-in may take.
+		for _, sql := range []string{"ALTER SYSTEM SET authentication_timeout = '2s'", "SELECT pg_reload_conf()"} {
+			_, err = conn.Exec(t.Context(), sql)
+			require.NoError(t, err)
+		}
+		conns = append(conns, conn)
 	}
-	s := &sampler{}
+	s := &sampler{now: make([]atomic.Int64, len(conns)), top: make([]atomic.Int64, len(conns))}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a test
 		for ctx.Err() == nil {
-			var n, unnamed int64
-			err := conn.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE application_name NOT LIKE 'queueville/local.test/%')
-				FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`).Scan(&n, &unnamed)
-			if err == nil {
-				s.now.Store(n)
-				s.most.Store(max(s.most.Load(), n))
-				s.unnamed.Store(max(s.unnamed.Load(), unnamed))
-				s.samples.Add(1)
+			var all, unnamed int64
+			for i, conn := range conns {
+				var n, un int64
+				if conn.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE application_name NOT LIKE 'queueville/local.test/%')
+					FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`).Scan(&n, &un) != nil {
+					continue
+				}
+				s.now[i].Store(n)
+				s.top[i].Store(max(s.top[i].Load(), n))
+				all, unnamed = all+n, unnamed+un
 			}
+			s.most.Store(max(s.most.Load(), all))
+			s.unnamed.Store(max(s.unnamed.Load(), unnamed))
+			s.samples.Add(1)
 			time.Sleep(10 * time.Millisecond)
+		}
+		for _, conn := range conns {
+			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
@@ -85,7 +102,7 @@ func TestBudget(t *testing.T) {
 			t.Errorf("%s: %d connections with a budget of %d", when, n, limit)
 		}
 	}
-	eventually(t, "both work", time.Minute, func() bool { return len(app.Runs()) > 10 && app.Fedi.Accepted() > 10 && s.now.Load() > 6 })
+	eventually(t, "both work", time.Minute, func() bool { return len(app.Runs()) > 10 && app.Fedi.Accepted() > 10 && s.now[0].Load() > 6 })
 
 	require.NoError(t, a.Process.Signal(syscall.SIGSTOP)) // past its lease
 	time.Sleep(5 * time.Second)
@@ -105,7 +122,7 @@ func TestBudget(t *testing.T) {
 	check("after two kills", budget)
 
 	app.SetBudget(t, small) // room for one Ruby process
-	eventually(t, "the connections are fewer", 30*time.Second, func() bool { return s.now.Load() <= small })
+	eventually(t, "the connections are fewer", 30*time.Second, func() bool { return s.now[0].Load() <= small })
 	ledger := dbpool.NewLedger(app.Redis, "", "local.test")
 	eventually(t, "the leases are smaller", 30*time.Second, func() bool {
 		snapshot, err := ledger.Snapshot(t.Context())

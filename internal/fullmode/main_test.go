@@ -34,7 +34,8 @@ type spec struct {
 	Sidecar   bool          // beside another worker: shares push, runs no Ruby
 	DBLease   time.Duration // 0: the default
 	Resolver  string
-	Goals     bool // by latency goals, with adaptive limits
+	Goals     bool     // by latency goals, with adaptive limits
+	Env       []string // more environment variables
 }
 
 func TestMain(m *testing.M) {
@@ -119,6 +120,7 @@ func start(tb testing.TB, app *rubyapp.App, s spec) *work {
 	}
 	w := &work{Cmd: exec.Command(exe), t: tb, done: make(chan error, 1)}
 	w.Env = append(os.Environ(), app.Env(childEnv+"="+string(text), "PATH="+binDir(app)+":"+os.Getenv("PATH"), "SSL_CERT_FILE="+app.CAFile)...)
+	w.Env = append(w.Env, s.Env...)
 	w.Stdout, w.Stderr = os.Stderr, os.Stderr
 	if !testing.Verbose() {
 		f, err := os.CreateTemp(tb.TempDir(), "log")

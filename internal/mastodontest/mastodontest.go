@@ -65,13 +65,19 @@ var keys = sync.OnceValues(func() ([]*rsa.PrivateKey, error) {
 // New makes a server of release line 4.7 whose fediverse has the given hosts (names under .test; by default good.test).
 func New(tb testing.TB, hosts ...fediverse.Host) *Server {
 	tb.Helper()
+	return NewOn(tb, pgtest.DB(tb), hosts...)
+}
+
+// NewOn is New on a given empty database.
+func NewOn(tb testing.TB, dsn string, hosts ...fediverse.Host) *Server {
+	tb.Helper()
 	ctx := tb.Context()
 	if len(hosts) == 0 {
 		hosts = []fediverse.Host{{Name: "good.test"}}
 	}
 	addr, db, client := redistest.DB(tb)
 	s := &Server{
-		Dir: tb.TempDir(), Redis: client, RedisURL: fmt.Sprintf("redis://%s/%d", addr, db), DatabaseURL: pgtest.DB(tb),
+		Dir: tb.TempDir(), Redis: client, RedisURL: fmt.Sprintf("redis://%s/%d", addr, db), DatabaseURL: dsn,
 		jobs: mastodondata.NewJobs(mastodondata.Line47, 1),
 	}
 	signing, err := keys()

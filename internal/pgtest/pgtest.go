@@ -45,6 +45,28 @@ func Start(tb testing.TB) *throwaway.PostgresServer {
 	return s
 }
 
+// StartReplicated starts a server of the test's own and a read replica of it, which follows by streaming, and stops them when the test ends.
+func StartReplicated(tb testing.TB) (primary, replica *throwaway.PostgresServer) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), timeout)
+	defer cancel()
+	cfg := throwaway.PostgresConfig{Settings: throwaway.Replicated()}
+	primary, err := throwaway.Postgres(ctx, cfg)
+	redistest.Need(tb, err)
+	stop := func(s *throwaway.PostgresServer) {
+		tb.Cleanup(func() {
+			if err := s.Stop(); err != nil {
+				tb.Errorf("stop postgres: %v", err)
+			}
+		})
+	}
+	stop(primary)
+	replica, err = throwaway.PostgresReplica(ctx, primary, cfg)
+	redistest.Need(tb, err)
+	stop(replica)
+	return primary, replica
+}
+
 // PgBouncer starts a PgBouncer in transaction mode before a server and stops it when the test ends.
 func PgBouncer(tb testing.TB, upstream *throwaway.PostgresServer) *throwaway.PgBouncerServer {
 	tb.Helper()

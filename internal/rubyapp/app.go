@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/queueville/queueville/internal/mastodontest"
+	"github.com/queueville/queueville/internal/pgtest"
 	"github.com/queueville/queueville/loadtest/fediverse"
 )
 
@@ -39,7 +40,14 @@ type App struct {
 func Start(tb testing.TB, hosts ...fediverse.Host) *App {
 	tb.Helper()
 	need(tb)
-	a := &App{Server: mastodontest.New(tb, hosts...), tb: tb}
+	return StartOn(tb, pgtest.DB(tb), hosts...)
+}
+
+// StartOn is Start on a given empty database.
+func StartOn(tb testing.TB, dsn string, hosts ...fediverse.Host) *App {
+	tb.Helper()
+	need(tb)
+	a := &App{Server: mastodontest.NewOn(tb, dsn, hosts...), tb: tb}
 	ctx, cancel := context.WithTimeout(tb.Context(), checkTimeout)
 	defer cancel()
 	var err error

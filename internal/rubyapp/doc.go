@@ -17,7 +17,7 @@
 //	mailers    ActionMailer::MailDeliveryJob, an ActiveJob
 //	scheduler  Scheduler::…, from config/sidekiq.yml
 //	default    Admin::DistributeAnnouncementNotificationWorker: iterable where Sidekiq is 7.3 or later
-//	default    Trouble::…: Burn, Wait, Query, Hog, Crash, Exit, Raise, Print; what a supervisor has to cope with
+//	default    Trouble::…: Burn, Wait, Query, Read, Hog, Crash, Exit, Raise, Print; what a supervisor has to cope with
 //
 // Every execution is written to Redis (app/app/lib/record.rb); App.Runs and App.Started read it back.
 //
@@ -25,13 +25,14 @@
 //
 // Environment variables of the Ruby process:
 //
+//	REPLICA_DATABASE_URL REPLICA_DB_NAME REPLICA_DB_HOST …   as Mastodon's: a read replica, which FeedInsertWorker and Trouble::Read ask
 //	REDIS_URL DATABASE_URL DB_POOL PGAPPNAME RAILS_ENV RAILS_LOG_LEVEL PREPARED_STATEMENTS SIDEKIQ_CONCURRENCY   as Mastodon's
 //	RUBYAPP_RECORD=all|count|none    what every execution writes
 //	RUBYAPP_REMOTE=URL               a slow server on loopback; without it a request is a sleep of RUBYAPP_REMOTE_MS (100)
 //	RUBYAPP_POLL=SECONDS             how often the retry and schedule sets are looked at
 //	RUBYAPP_TICK=5m                  how often Scheduler::ScheduledStatusesScheduler is due
 //	RUBYAPP_UNIQUE=always|success    when an until_executed lock is given back; by default as the gem that goes with this Sidekiq
-//	RUBYAPP_BOOT=raise|gem|exit|hang ways to fail at boot
+//	RUBYAPP_BOOT=raise|gem|exit|hang ways to fail at boot; connect: one that asks every database
 //	RUBYAPP_GEMS=1                   load the rest of Rails, all languages and those of Mastodon's gems that Debian has and that need no web server,
 //	                                 about 70 MB, for measurements of memory; scripts/bench.sh lists the packages
 //	RUBYAPP_REAL_GEMS=1              the gems sidekiq-unique-jobs and sidekiq-scheduler instead of our stand-ins

@@ -33,6 +33,7 @@ const (
 	Burn           = "Trouble::Burn"                 // [ms of processor time]
 	Wait           = "Trouble::Wait"                 // [ms]
 	Query          = "Trouble::Query"                // [ms in the database]
+	Read           = "Trouble::Read"                 // [ms in the database that reads go to]
 	Hog            = "Trouble::Hog"                  // [MiB]
 	Crash          = "Trouble::Crash"                // [signal]
 	Exit           = "Trouble::Exit"                 // [status]
@@ -174,7 +175,7 @@ func (m *Mix) make(class string) Job {
 		j.Args = []any{id%SeedStatuses + 1, fmt.Sprintf("/statuses/%d", id), map[string]any{}}
 	case LinkCrawl:
 		j.Args = []any{id%SeedStatuses + 1, fmt.Sprintf("/card/%d", id)}
-	case Burn, Wait, Query:
+	case Burn, Wait, Query, Read:
 		j.Args = []any{1 + m.rng.IntN(20)}
 	}
 	return j

@@ -38,6 +38,13 @@ func Postgres(ctx context.Context, cfg PostgresConfig) (*PostgresServer, error) 
 	if _, err := os.Stat(filepath.Join(filepath.Dir(bin), "initdb")); err != nil {
 		return nil, &MissingError{Binary: "initdb", Package: "postgresql"}
 	}
+	return launchPostgres(ctx, bin, cfg, func(data string, cred *syscall.Credential) (string, error) {
+		return makeCluster(ctx, filepath.Dir(bin), data, cred)
+	})
+}
+
+// launchPostgres starts a server on the data directory that fill makes, which returns the superuser's password.
+func launchPostgres(ctx context.Context, bin string, cfg PostgresConfig, fill func(data string, cred *syscall.Credential) (string, error)) (*PostgresServer, error) {
 	cred, err := account()
 	if err != nil {
 		return nil, err
@@ -47,7 +54,7 @@ func Postgres(ctx context.Context, cfg PostgresConfig) (*PostgresServer, error) 
 		return nil, err
 	}
 	data := filepath.Join(dir, "data")
-	password, err := makeCluster(ctx, filepath.Dir(bin), data, cred)
+	password, err := fill(data, cred)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -124,8 +124,8 @@ module Queueville
       end
       return unless defined?(::ActiveRecord::Base)
 
-      handler = ::ActiveRecord::Base.connection_handler
-      handler.method(:clear_all_connections!).arity.zero? ? handler.clear_all_connections! : handler.clear_all_connections!(:all)
+      # Of every role and handler, a replica's too: which method reaches all of them differs from version to version.
+      ObjectSpace.each_object(::ActiveRecord::ConnectionAdapters::ConnectionPool, &:disconnect!)
     rescue StandardError => e
       warn "queueville: database connections of the parent: #{e.message}"
     end

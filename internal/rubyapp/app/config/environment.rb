@@ -9,4 +9,6 @@ Rails.application.initialize! do
   ActiveRecord.eager_load!
   ActiveJob.eager_load!
   %w[models workers].each { |kind| Dir[Rails.root.join("app", kind, "**/*.rb").to_s].sort.each { |file| require file } }
+  # A boot that asks the database, as initializers of applications may.
+  [:writing, *(:reading if Database.replica?)].each { |role| ActiveRecord::Base.connected_to(role: role) { Account.count } } if ENV["RUBYAPP_BOOT"] == "connect"
 end

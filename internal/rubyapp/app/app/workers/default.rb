@@ -27,8 +27,11 @@ class FeedInsertWorker
   include Sidekiq::Job
 
   def perform(status_id, id, type = "home", _options = {})
-    status = Status.find_by(id: status_id)
-    return if status.nil? || Follow.where(account_id: id, target_account_id: status.account_id, show_reblogs: false).exists?
+    unwanted = Database.with_read_replica do
+      status = Status.find_by(id: status_id)
+      status.nil? || Follow.where(account_id: id, target_account_id: status.account_id, show_reblogs: false).exists?
+    end
+    return if unwanted
 
     key = "feed:#{type}:#{id}"
     RedisCall.base("ZADD", key, status_id, status_id)

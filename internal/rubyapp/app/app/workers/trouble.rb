@@ -70,6 +70,18 @@ module Trouble
     end
   end
 
+  # Reads where reads go, and notes whether that is a replica (note:read).
+  class Read
+    include Sidekiq::Job
+
+    def perform(milliseconds)
+      Database.with_read_replica do
+        Record.note("read", ApplicationRecord.connection.select_value("SELECT pg_is_in_recovery()").to_s)
+        ApplicationRecord.connection.execute("SELECT pg_sleep(#{Float(milliseconds) / 1000})")
+      end
+    end
+  end
+
   # Does what a query does: the database is what takes the time.
   class Query
     include Sidekiq::Job
