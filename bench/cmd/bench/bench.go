@@ -35,6 +35,7 @@ func bench(ctx context.Context, args []string) error {
 	flags.StringVar(&o.ProfileDir, "profile", "", "write CPU profiles of our own contenders to `DIR`ectory; implies -package")
 	parts := flags.String("part", "", "comma-separated parts of the scheduler suite: "+strings.Join(suite.SchedulerParts(), ", ")+"; all if empty")
 	flags.StringVar(&o.Plots, "plots", "", "write the scheduler suite's pictures to `DIR`ectory, below the module's")
+	flags.StringVar(&o.Seen, "seen", "", "write what was seen in the runs of the scheduler suite, with the journal of limits, to `DIR`ectory")
 	flags.BoolVar(&o.Package, "package", false, "deliver with the packages in a process of this program instead of the queueville binary")
 	if err := flags.Parse(args); err != nil {
 		return err

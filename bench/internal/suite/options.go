@@ -28,6 +28,7 @@ type Options struct {
 	Package    bool      // deliveries run on the packages in a process of this program, not on the queueville binary
 	Parts      []string  // of the scheduler suite; nil means all
 	Plots      string    // directory for the scheduler suite's pictures; "" for none
+	Seen       string    // directory for all that was seen in the scheduler suite's runs, the journal of limits included; "" for none
 }
 
 // withDefaults fills in what was left out.

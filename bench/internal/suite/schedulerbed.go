@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/queueville/queueville/internal/rubyapp"
@@ -34,7 +35,7 @@ type bed struct {
 	foreign   *process
 	receivers []*receivers
 	mixes     map[string]*rubyapp.Mix // by load; a status is made once in a bed's life
-	counted   int64
+	runs      int
 }
 
 // newBed starts the servers. Deliveries need receivers: one process for each configuration.
@@ -258,7 +259,11 @@ func (b *bed) run(ctx context.Context, w way, phases ...phase) (r *record, begin
 	if err := g.Wait(); err != nil {
 		return r, begins, fmt.Errorf("%v: %w\n%s", w, err, p.out)
 	}
-	return r, begins, r.readJournal(ctx, b.client)
+	if err := r.readJournal(ctx, b.client); err != nil {
+		return r, begins, err
+	}
+	b.runs++
+	return r, begins, r.write(b.o.Seen, fmt.Sprintf("%s-%02d-%s", w.name, b.runs, strings.ReplaceAll(w.String(), " ", "")))
 }
 
 // feedFor feeds one phase. A new load replaces what waits of the one before.

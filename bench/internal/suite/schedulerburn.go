@@ -74,11 +74,12 @@ func runBurn(ctx context.Context, o Options, report *Report) error {
 		rows = append(rows, []string{
 			fmt.Sprint(round + 1), ms(got.alone), ms(got.beside), ms(got.calm), fmt.Sprintf("%.0f, %.0f, %.0f", got.before, got.during, got.after), fmt.Sprintf("%.1f", got.recovery),
 		})
-		text := ""
+		var text strings.Builder
 		for _, lane := range got.r.lanes() {
-			text += fmt.Sprintf("; limit of %s: %s", lane, got.r.reasons(lane, got.begin, got.end))
+			mean, cv := got.r.limit(lane, got.begin, got.end)
+			fmt.Fprintf(&text, "; limit of %s %.0f ± %.0f %%: %s", lane, mean, 100*cv, got.r.reasons(lane, got.begin, got.end))
 		}
-		o.logf("burn round %d: web ms without us %s, with us %s (not burned %s), our jobs/s %s, recovery %.1f s%s", round+1, ms(got.alone), ms(got.beside), ms(got.calm), rows[round+1][4], got.recovery, text)
+		o.logf("burn round %d: web ms without us %s, with us %s (not burned %s), our jobs/s %s, recovery %.1f s%s", round+1, ms(got.alone), ms(got.beside), ms(got.calm), rows[round+1][4], got.recovery, &text)
 	}
 	report.Tables = append(report.Tables, Table{
 		Title: fmt.Sprintf("One of the processors burned for %.0f s beside a web server with %.0f requests a second of %v processor time each; Ruby jobs always waiting", burn, visitRate, visitCPU), Rows: rows,

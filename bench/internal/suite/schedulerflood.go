@@ -275,7 +275,7 @@ func (b *bed) judge(ctx context.Context, t trace, start time.Time, goals schedul
 	for _, a := range t.arrivals {
 		_, _, queue := a.job.Payload(start)
 		at, yes := started[a.job.JID]
-		w := waited{enqueued: a.at, wait: t.length - a.at, goal: time.Duration(goals.Place(queue, a.job.Class, "[]").Goal).Seconds(), queue: queue}
+		w := waited{enqueued: a.at, wait: t.length - a.at, goal: goals.Place(queue, a.job.Class, "[]").Goal.Seconds(), queue: queue}
 		if yes && at <= t.length {
 			w.wait, w.started = max(0, at-a.at), true
 			got.done++
@@ -295,13 +295,19 @@ func drawFlood(o Options, t trace, list []flooded) error {
 	backlog := chart.Panel{Title: "jobs waiting in ingress", X: "seconds", Bands: waits.Bands, To: t.length}
 	for i, c := range list {
 		worst := make([]float64, int(t.length)+1)
+		known := int(t.length) - 1 // the last second all of whose jobs have started
 		for _, w := range c.jobs {
-			if w.queue == "default" {
-				worst[int(w.enqueued)] = max(worst[int(w.enqueued)], w.wait)
+			if w.queue != "default" {
+				continue
+			}
+			second := int(w.enqueued)
+			worst[second] = max(worst[second], w.wait)
+			if !w.started {
+				known = min(known, second)
 			}
 		}
 		var points []chart.Point
-		for second, v := range worst[:int(t.length)-1] {
+		for second, v := range worst[:known] {
 			points = append(points, chart.Point{X: float64(second) + 0.5, Y: v})
 		}
 		waits.Curves = append(waits.Curves, chart.Curve{Name: c.name, Colour: colours[i], Points: points})

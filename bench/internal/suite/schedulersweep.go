@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/queueville/queueville/internal/rubyapp"
@@ -136,7 +137,7 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 	ours := &tried{way: way{name: l.part, native: l.native(), adaptive: true}}
 	var last *record
 	var from float64
-	var cold, variation measure.Series
+	var cold measure.Series
 	lane := ""
 	for round := range p.rounds {
 		for _, t := range append(slices.Clone(best), ours) {
@@ -150,17 +151,17 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 			}
 			a, z := begins[0]+warm, begins[0]+warm+p.measure
 			t.add(r, a, z)
-			text := ""
+			var text strings.Builder
 			if t.adaptive {
 				last, from = r, begins[0]
 				cold = append(cold, r.settled(begins[0], a, r.rate(a, z)))
 				for _, name := range r.lanes() {
 					mean, cv := r.limit(name, a, z)
-					lane, variation = name, append(variation, cv)
-					text += fmt.Sprintf("  limit of %s %.0f ± %.0f %%, steady after %.1f s: %s", name, mean, 100*cv, cold[len(cold)-1], r.reasons(name, a, z))
+					lane = name
+					fmt.Fprintf(&text, "  limit of %s %.0f ± %.0f %%, steady after %.1f s: %s", name, mean, 100*cv, cold[len(cold)-1], r.reasons(name, a, z))
 				}
 			}
-			o.logf("%-20s round %d %-8v %6.1f jobs/s  %.2f cores, stolen %.2f%s", l.part, round+1, t.way, t.rounds[round], t.cpu[round], t.stolen[round], text)
+			o.logf("%-20s round %d %-8v %6.1f jobs/s  %.2f cores, stolen %.2f%s", l.part, round+1, t.way, t.rounds[round], t.cpu[round], t.stolen[round], &text)
 		}
 	}
 	return sweepReport(o, &l, list, best, ours, cold, sweepRun{last, from, lane}, report)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,7 +68,7 @@ func (r *record) follow(ctx context.Context, list []*process, count func(context
 		}
 		n, err := count(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // asked to end while asking
+			return nil // asked to end while asking
 		}
 		if err != nil {
 			return err
@@ -127,16 +128,6 @@ func (r *record) readJournal(ctx context.Context, client *redis.Client) error {
 		r.changes = append(r.changes, c)
 	}
 	return nil
-}
-
-// first is when the first job had ended; the end of the record if none has.
-func (r *record) first() float64 {
-	for _, s := range r.sights {
-		if s.done > r.sights[0].done {
-			return s.at
-		}
-	}
-	return r.end()
 }
 
 func (r *record) end() float64 {
@@ -260,4 +251,28 @@ func (r *record) reasons(lane string, from, to float64) string {
 		names[i] = fmt.Sprintf("%s ×%d", name, counts[name])
 	}
 	return strings.Join(names, ", ")
+}
+
+// write writes all that was seen as text, for whoever wants to know why a limit moved.
+func (r *record) write(dir, name string) error {
+	if dir == "" {
+		return nil
+	}
+	var b strings.Builder
+	next := 0
+	for _, s := range r.sights {
+		for ; next < len(r.changes) && r.changes[next].at <= s.at; next++ {
+			c := &r.changes[next]
+			in, _ := json.Marshal(c.in)
+			fmt.Fprintf(&b, "%7.2f  %-8s %4d → %-4d %-28s bound %-18s %s\n", c.at, c.lane, c.from, c.to, c.why, c.bound, in)
+		}
+		fmt.Fprintf(&b, "%7.2f  done %6.0f (%6.1f/s)  cores %.2f, ours %.2f, stolen %.2f\n", s.at, s.done, r.rate(s.at-smooth, s.at), s.busy, s.ours, s.stolen)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // for everybody
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".txt"), []byte(b.String()), 0o600); err != nil {
+		return fmt.Errorf("write what was seen: %w", err)
+	}
+	return nil
 }

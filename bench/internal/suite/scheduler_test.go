@@ -1,0 +1,107 @@
+package suite
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/queueville/queueville/bench/internal/web"
+)
+
+// ramp is a record of 100 jobs a second, and of less before the given second.
+func ramp(until, less, end float64) *record {
+	r := &record{}
+	done := 0.0
+	for at := 0.0; at <= end; at += 0.25 {
+		r.sights = append(r.sights, sight{at: at, done: done})
+		if at < until {
+			done += 0.25 * less
+		} else {
+			done += 25
+		}
+	}
+	return r
+}
+
+func TestRecordRate(t *testing.T) {
+	t.Parallel()
+	r := ramp(4, 50, 10)
+	for name, tc := range map[string]struct{ from, to, want float64 }{
+		"before":                 {0, 4, 50},
+		"after":                  {5, 10, 100},
+		"across":                 {3, 5, 75},
+		"between two looks":      {6.1, 6.2, 100},
+		"longer than the record": {8, 20, 100},
+		"nothing":                {5, 5, 0},
+	} {
+		if got := r.rate(tc.from, tc.to); math.Abs(got-tc.want) > 0.01 {
+			t.Errorf("%s: rate(%v, %v) = %v, want %v", name, tc.from, tc.to, got, tc.want)
+		}
+	}
+}
+
+func TestRecordSettled(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		r    *record
+		want float64
+	}{
+		"at once":                     {ramp(0, 0, 20), 0},
+		"from the fourth second":      {ramp(4, 50, 20), 3.6}, // a fifth of two seconds may be at half the rate
+		"never: as long as it waited": {ramp(20, 50, 20), 15},
+	} {
+		if got := tc.r.settled(0, 15, 100); math.Abs(got-tc.want) > 0.11 {
+			t.Errorf("%s: settled = %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+func TestRecordLimit(t *testing.T) {
+	t.Parallel()
+	r := &record{changes: []change{{at: -1, lane: "a", to: 10}, {at: 0, lane: "b", to: 1}, {at: 5, lane: "a", to: 30}, {at: 10, lane: "a", to: 10}}}
+	for name, tc := range map[string]struct {
+		lane               string
+		from, to, mean, cv float64
+	}{
+		"steady":               {"a", 0, 5, 10, 0},
+		"half the time thrice": {"a", 0, 10, 20, 0.5},
+		"another lane":         {"b", 0, 10, 1, 0},
+		"no such lane":         {"c", 0, 10, 0, 0},
+	} {
+		mean, cv := r.limit(tc.lane, tc.from, tc.to)
+		if math.Abs(mean-tc.mean) > 1e-9 || math.Abs(cv-tc.cv) > 1e-9 {
+			t.Errorf("%s: limit = %v ± %v, want %v ± %v", name, mean, cv, tc.mean, tc.cv)
+		}
+	}
+	if got := r.lanes(); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("lanes = %v", got)
+	}
+}
+
+func TestWithin(t *testing.T) {
+	t.Parallel()
+	list := []waited{
+		{wait: 1, started: true, goal: 5, queue: "default"},
+		{wait: 6, started: true, goal: 5, queue: "default"},
+		{wait: 4, started: false, goal: 5, queue: "default"}, // may still start in time
+		{wait: 9, started: false, goal: 5, queue: "default"},
+		{wait: 99, started: true, goal: 5, queue: "pull"},
+	}
+	if share, p99 := within(list, "default"); math.Abs(share-100.0/3) > 1e-9 || p99 != 9 {
+		t.Errorf("within = %v %%, p99 %v, want a third, 9", share, p99)
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	t.Parallel()
+	var list []web.Visit
+	for i := range 100 {
+		list = append(list, web.Visit{Took: float64(100 - i)})
+	}
+	if got := percentile(list, 99); got != 100 {
+		t.Errorf("p99 = %v", got)
+	}
+	if got := percentile(list, 50); got != 51 {
+		t.Errorf("p50 = %v", got)
+	}
+}
