@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/queueville/queueville/dbpool"
@@ -50,7 +53,7 @@ func TestBudgetScripts(t *testing.T) { //nolint:tparallel // each script counts 
 		// One after the other: each counts every connection of the server.
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			addr, db, client := redistest.DB(t)
-			s := &budgetSite{t: t, pg: pg, ledger: dbpool.NewLedger(client, "", "local.test")}
+			s := &budgetSite{t: t, pg: pg, redis: client, ledger: dbpool.NewLedger(client, "", "local.test")}
 			setup := func(env *testscript.Env) error {
 				env.Setenv("HOME", env.WorkDir)
 				env.Setenv("COLUMNS", "170")
@@ -64,7 +67,7 @@ func TestBudgetScripts(t *testing.T) { //nolint:tparallel // each script counts 
 				return nil
 			}
 			testscript.Run(t, testscript.Params{Files: []string{file}, Setup: setup, RequireExplicitExec: true, Cmds: map[string]func(*testscript.TestScript, bool, []string){
-				"exits": exits, "dotenv": s.envFile, "open": s.open, "stored": s.stored, "show": s.show,
+				"exits": exits, "dotenv": s.envFile, "open": s.open, "stored": s.stored, "show": s.show, "hosts": s.hosts,
 			}})
 		})
 	}
@@ -74,11 +77,18 @@ func TestBudgetScripts(t *testing.T) { //nolint:tparallel // each script counts 
 type budgetSite struct {
 	t      *testing.T
 	pg     *throwaway.PostgresServer
+	redis  *redis.Client
 	ledger *dbpool.Ledger
 	conns  []*pgx.Conn
+	stop   context.CancelFunc // ends the hosts; nil without
+	ended  sync.WaitGroup
 }
 
 func (s *budgetSite) close() {
+	if s.stop != nil {
+		s.stop()
+		s.ended.Wait()
+	}
 	for _, c := range s.conns {
 		_ = c.Close(s.t.Context())
 	}
@@ -106,6 +116,30 @@ func (s *budgetSite) open(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 		s.conns = append(s.conns, c)
 	}
+}
+
+// hosts N: so many hosts live from here on, each with a lease.
+func (s *budgetSite) hosts(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
+	s.stop = cancel
+	for i := range number(ts, args[0]) {
+		m, err := dbpool.NewManager(dbpool.ManagerConfig{
+			Redis: s.redis, Cluster: "local.test", Host: fmt.Sprintf("host%d", i), DSN: strings.TrimPrefix(ts.Getenv("DB_LINE"), "DATABASE_URL="),
+		})
+		ts.Check(err)
+		s.ended.Go(func() {
+			if err := m.Run(ctx); err != nil {
+				s.t.Error(err)
+			}
+		})
+	}
+	eventually(ts, func() error {
+		snapshot, err := s.ledger.Snapshot(ctx)
+		if err != nil || len(snapshot.Leases) < number(ts, args[0]) {
+			return fmt.Errorf("%d hosts have a lease: %w", len(snapshot.Leases), err)
+		}
+		return nil
+	})
 }
 
 // stored N MIN: that budget is stored, or with N 0 none.
