@@ -113,7 +113,7 @@ func (t *Turns[L]) Charge(l L, cost float64) {
 		return
 	}
 	a.credit = max(min(a.credit-cost, t.quantum), -mostOwed*t.quantum)
-	if a.credit <= 0 && t.Len() > 1 && a.in && t.ring[t.head] == l {
+	if a.credit <= 0 && a.in && t.given && t.Len() > 1 && t.ring[t.head] == l { // it has had its turn
 		t.rotate()
 	}
 }
