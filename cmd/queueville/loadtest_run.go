@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
+	"github.com/queueville/queueville/internal/redisconn"
 	"github.com/queueville/queueville/internal/throwaway"
 	reports "github.com/queueville/queueville/loadtest/report"
 	realruns "github.com/queueville/queueville/loadtest/run"
@@ -28,6 +30,8 @@ type realRun struct {
 	predict bool
 	maxJobs int
 	worker  []string
+	redis   string
+	sure    bool
 	out     outputs
 }
 
@@ -67,6 +71,8 @@ dropped and counted. At the end every job is accounted for. Ctrl-C ends it early
 	f.Uint64Var(&r.seed, "seed", 0, "another seed")
 	f.IntVar(&r.maxJobs, "max-jobs", realruns.DefaultMaxJobs, "jobs at most; what is beyond is dropped and counted")
 	f.StringArrayVar(&r.worker, "worker-flag", nil, "one more `FLAG` for Queueville's worker, repeatable: --worker-flag=--ruby-processes=2")
+	f.StringVar(&r.redis, "redis", "", "`URL` of an empty Redis to use instead of a throwaway one; needs --i-know-this-is-not-production")
+	f.BoolVar(&r.sure, "i-know-this-is-not-production", false, "the Redis of --redis is nobody's")
 	f.BoolVar(&r.out.json, "json", false, "the report as one JSON object")
 	f.StringVar(&r.out.html, "html", "", "the report as one page that needs nothing else, to `FILE`")
 	f.StringVar(&r.out.plots, "plots", "", "every plot as SVG and PNG into `DIR`")
@@ -102,10 +108,19 @@ func (r *realRun) run(ctx context.Context, io stdio, s *scenario.Scenario) error
 	if r.versus {
 		list = []simulate.EngineName{simulate.Sidekiq, simulate.Queueville}
 	}
+	if len(list) == 1 {
+		if e := list[0]; e != simulate.Sidekiq && e != simulate.Queueville {
+			return &exitError{code: exitUsage, err: fmt.Errorf("--engine %q: sidekiq or queueville; --versus is both", e)}
+		}
+	}
+	if r.redis != "" && !r.sure {
+		return &exitError{code: exitUsage, err: errors.New("--redis without --i-know-this-is-not-production"), hint: "without --redis a throwaway one is started"}
+	}
 	small, changed, err := r.small(s)
 	if err != nil {
 		return &exitError{code: exitUsage, err: err}
 	}
+	redisconn.SetLogger(slog.New(slog.DiscardHandler)) // that Redis is away is part of some scenarios
 	exe, err := os.Executable()
 	if err != nil {
 		return failure(err)
@@ -115,6 +130,7 @@ func (r *realRun) run(ctx context.Context, io stdio, s *scenario.Scenario) error
 	for _, engine := range list {
 		o := realruns.Options{
 			Scenario: small, Engine: engine, MaxJobs: r.maxJobs, Worker: []string{exe, "loadtest", "worker"}, WorkerFlags: r.worker, JobCPUs: jobCPUs(r.form.Cores),
+			RedisURL: r.redis,
 		}
 		bar := r.bar(io)
 		o.Progress = bar.show
@@ -204,6 +220,9 @@ func jobCPUs(cores int) string {
 func runError(err error) error {
 	if missing, ok := errors.AsType[*throwaway.MissingError](err); ok {
 		return unavailable(err, missing.Hint())
+	}
+	if errors.Is(err, realruns.ErrForeign) {
+		return &exitError{code: exitConfig, err: err, hint: "leave --redis away: a throwaway one is started"}
 	}
 	return failure(err)
 }

@@ -155,8 +155,12 @@ func (c *conductor) started(r *record, retries uint8, enqueued string) string {
 
 // begins enters the beginning of a run of a job.
 func (c *conductor) begins(r *record, retries uint8, now, wait time.Duration) {
-	if r.state.over() || r.state == running {
+	switch {
+	case r.state.over(): // its end was not written, or somebody has it twice; what comes of this run is not counted again
 		r.doubled = true
+		c.meter.repeated++
+		return
+	case r.state == running: // its process is gone, and somebody has given it back
 		c.meter.repeated++
 	}
 	if r.state == handed || r.state == scheduled {
@@ -187,6 +191,9 @@ func (c *conductor) leaves(r *record) (string, []byte, error) {
 			return // endedWell takes care of it
 		}
 		child := c.books.add(&p.Job, r.ID, handed)
+		if child.state != handed {
+			return // pushed by a run that was cut off
+		}
 		payload, key, err := c.write.payload(&p.Job, r.ID, wall, wall)
 		if err != nil {
 			failure = err
@@ -304,7 +311,7 @@ func (c *conductor) native(text string) error {
 	case "acked", "retried", "dead", "discarded":
 		if run > 0 || f[1] != "acked" {
 			c.begins(r, retries, max(0, now-time.Duration(run)*time.Microsecond), time.Duration(wait)*time.Microsecond)
-		} else {
+		} else if !r.state.over() {
 			c.books.move(r, running)
 		}
 		if f[1] == "acked" {
@@ -314,11 +321,18 @@ func (c *conductor) native(text string) error {
 		}
 	case "deferred":
 		c.meter.deferred++
-		c.books.move(r, held)
+		c.put(r, held)
 	case "requeued":
-		c.books.move(r, queued)
+		c.put(r, queued)
 	}
 	return nil
+}
+
+// put says where a job that is not over is.
+func (c *conductor) put(r *record, s state) {
+	if !r.state.over() {
+		c.books.move(r, s)
+	}
 }
 
 // busy counts a request to an instance, and returns how many there were in this second.

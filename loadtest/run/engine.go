@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/queueville/queueville/loadtest/simulate"
@@ -21,57 +23,88 @@ const (
 
 // engine is the job processes of one engine at work.
 type engine struct {
-	name      simulate.EngineName
-	site      *site
-	o         *Options
-	cpus      string // processors that they may use, as taskset reads it; "" for all
+	name   simulate.EngineName
+	site   *site
+	o      *Options
+	cpus   string // processors that they may use, as taskset reads it; "" for all
+	use    usage
+	procs  []simulate.Process // of stock Sidekiq
+	cores  int                // of the job processes
+	budget int                // of database connections
+
+	mu        sync.Mutex
 	processes []*process
-	use       usage
-	procs     []simulate.Process // of stock Sidekiq
-	cores     int                // of the job processes
-	budget    int                // of database connections
 }
 
 // start starts all processes and waits until they take jobs. What was started stays in e, even with an error.
 func (e *engine) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, errors.New("not up in time"))
 	defer cancel()
+	if err := e.launch(); err != nil {
+		return err
+	}
 	want, threads := 2, 20 // the worker, and one Ruby process beside it
-	switch e.name {
-	case simulate.Queueville:
-		p, err := spawn(e.site.live, append(e.env(), "SSL_CERT_FILE="+e.site.caFile), e.cpus, e.command()...)
-		if err != nil {
-			return err
-		}
-		e.processes = append(e.processes, p)
-	default:
+	if e.name == simulate.Sidekiq {
 		want, threads = len(e.procs), 0
 		for i := range e.procs {
-			p := &e.procs[i]
-			words := []string{e.site.bundle, "exec", "sidekiq", "-c", strconv.Itoa(p.Concurrency), "-t", sidekiqStop}
-			for _, q := range p.Queues {
-				name := q.Name
-				if q.Weight > 0 {
-					name += "," + strconv.Itoa(q.Weight)
-				}
-				words = append(words, "-q", name)
-			}
-			env := e.env()
-			if p.DBPool > 0 {
-				env = append(env, "DB_POOL="+strconv.Itoa(p.DBPool))
-			}
-			child, err := spawn(e.site.live, env, e.cpus, words...)
-			if err != nil {
-				return err
-			}
-			e.processes = append(e.processes, child)
-			threads += p.Concurrency
+			threads += e.procs[i].Concurrency
 		}
 	}
 	if err := e.up(ctx, want); err != nil {
 		return err
 	}
 	return e.warm(ctx, min(3*threads, 600))
+}
+
+// launch starts all processes.
+func (e *engine) launch() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.name == simulate.Queueville {
+		p, err := spawn(e.site.live, append(e.env(), "SSL_CERT_FILE="+e.site.caFile), e.cpus, e.command()...)
+		if err != nil {
+			return err
+		}
+		e.processes = append(e.processes, p)
+		return nil
+	}
+	for i := range e.procs {
+		p := &e.procs[i]
+		words := []string{e.site.bundle, "exec", "sidekiq", "-c", strconv.Itoa(p.Concurrency), "-t", sidekiqStop}
+		for _, q := range p.Queues {
+			name := q.Name
+			if q.Weight > 0 {
+				name += "," + strconv.Itoa(q.Weight)
+			}
+			words = append(words, "-q", name)
+		}
+		env := e.env()
+		if p.DBPool > 0 {
+			env = append(env, "DB_POOL="+strconv.Itoa(p.DBPool))
+		}
+		child, err := spawn(e.site.live, env, e.cpus, words...)
+		if err != nil {
+			return err
+		}
+		e.processes = append(e.processes, child)
+	}
+	return nil
+}
+
+// running are the processes, a copy.
+func (e *engine) running() []*process {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.processes)
+}
+
+// forget takes all processes out, to be ended.
+func (e *engine) forget() []*process {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := e.processes
+	e.processes = nil
+	return list
 }
 
 // command is this program's worker, which runs everything of Mastodon's.
@@ -141,7 +174,7 @@ func (e *engine) warm(ctx context.Context, n int) error {
 
 // failed is why a process has ended by itself; nil while all run.
 func (e *engine) failed() error {
-	for _, p := range e.processes {
+	for _, p := range e.running() {
 		if err := p.failed(); err != nil {
 			return err
 		}
@@ -152,7 +185,7 @@ func (e *engine) failed() error {
 // last is what the processes said last.
 func (e *engine) last() string {
 	var b strings.Builder
-	for _, p := range e.processes {
+	for _, p := range e.running() {
 		b.WriteString(p.out.String())
 		b.WriteByte('\n')
 	}
@@ -160,8 +193,9 @@ func (e *engine) last() string {
 }
 
 func (e *engine) pids() []int {
-	pids := make([]int, len(e.processes))
-	for i, p := range e.processes {
+	list := e.running()
+	pids := make([]int, len(list))
+	for i, p := range list {
 		pids[i] = p.pid()
 	}
 	return pids
@@ -169,26 +203,25 @@ func (e *engine) pids() []int {
 
 // stop ends all processes as a unit's stop does.
 func (e *engine) stop() {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for _, p := range e.processes[min(1, len(e.processes)):] {
-			p.stop(stopGrace)
-		}
-	}()
-	if len(e.processes) > 0 {
-		e.processes[0].stop(stopGrace)
+	var all sync.WaitGroup
+	for _, p := range e.forget() {
+		all.Go(func() { p.stop(stopGrace) })
 	}
-	<-done
-	e.processes = nil
+	all.Wait()
 }
 
 // kill ends all processes, Ruby's children too, as a power cut does.
 func (e *engine) kill() {
-	pids := tree(e.pids()...)
-	for _, p := range e.processes {
+	list := e.forget()
+	pids := make([]int, len(list))
+	for i, p := range list {
+		pids[i] = p.pid()
+	}
+	if len(list) > 0 {
+		pids = tree(pids...)
+	}
+	for _, p := range list {
 		p.kill()
 	}
 	killAll(pids)
-	e.processes = nil
 }

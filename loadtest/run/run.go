@@ -162,9 +162,12 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 		defer close(generated)
 		c.generate(runCtx, s.client)
 	}()
+	befallen := make(chan error, 1)
+	go func() { befallen <- s.befall(runCtx, s.acts(o.Scenario.Incidents, e)) }()
 	err := s.watch(ctx, o, e, generated)
 	stop()
 	<-generated
+	err = errors.Join(err, <-befallen)
 	c.mu.Lock()
 	end := c.now()
 	c.mu.Unlock()
@@ -172,11 +175,16 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 		return nil, err
 	}
 	o.Progress("stopping", 1)
-	e.stop()
-
 	lookCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
+	if err := s.mend(lookCtx); err != nil {
+		return nil, err
+	}
+	e.stop()
 	where, err := census(lookCtx, s.client, c)
+	if err == nil && s.redis == nil {
+		err = s.clear(lookCtx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +193,7 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 	r.Partial = ctx.Err() != nil
 	r.Use.CPUHours = round(r.Use.CPUHours - before.Hours())
 	r.Use.DatabaseHours = round(r.Use.DatabaseHours - databaseBefore.Hours())
+	out.Real.MayLose = mayLose(o.Engine, o.Scenario.Incidents)
 	out.Real.BootSeconds, out.Real.Interrupted, out.Real.Pinned = round(booted.Seconds()), r.Partial, o.JobCPUs != ""
 	return out, nil
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/queueville/queueville/dbpool"
+	"github.com/queueville/queueville/internal/faultproxy"
 	"github.com/queueville/queueville/internal/rubyapp/app"
 	"github.com/queueville/queueville/internal/synthca"
 	"github.com/queueville/queueville/internal/throwaway"
@@ -59,6 +60,7 @@ type site struct {
 	// workersRedis is where job processes find Redis: a proxy that fails on demand, where an incident of the scenario needs one.
 	workersRedis string
 	redis        *throwaway.RedisServer // nil when a Redis was named
+	proxy        *faultproxy.Proxy      // before a named one, if the scenario wants it to fail; else nil
 	postgres     *throwaway.PostgresServer
 	client       *redis.Client
 	db           *pgx.Conn // to look how many connections there are
@@ -129,22 +131,16 @@ func build(ctx context.Context, o *Options, w *world.World, goals simulate.Goals
 }
 
 func (s *site) startRedis(ctx context.Context, o *Options) error {
-	s.redisURL = o.RedisURL
-	if s.redisURL == "" {
-		server, err := throwaway.Redis(ctx, throwaway.RedisConfig{})
-		if err != nil {
-			return err
-		}
-		s.redis, s.redisURL = server, server.URL()
+	if o.RedisURL != "" {
+		return s.openNamed(ctx, o)
 	}
-	options, err := redis.ParseURL(s.redisURL)
+	// With its file it comes back from a kill with everything that it has confirmed.
+	server, err := throwaway.Redis(ctx, throwaway.RedisConfig{Args: []string{"--appendonly", "yes", "--appendfsync", "everysec", "--save", ""}})
 	if err != nil {
-		return fmt.Errorf("the Redis URL: %w", err)
+		return err
 	}
-	options.DialTimeout, options.ReadTimeout, options.WriteTimeout, options.MaxRetries = pushTimeout, callTimeout, pushTimeout, -1
-	s.client = redis.NewClient(options)
-	s.workersRedis = s.redisURL
-	return nil
+	s.redis = server
+	return s.dial(server.URL())
 }
 
 // receive starts the receivers, one for each instance of the world.
@@ -251,7 +247,7 @@ func (s *site) write(secrets mastodondata.Secrets) error {
 		return fmt.Errorf("write the classes: %w", err)
 	}
 	env := []string{
-		"LOCAL_DOMAIN=" + domain, "REDIS_URL=" + s.redisURL, "DATABASE_URL=" + s.postgres.DatabaseDSN(database), "ALLOWED_PRIVATE_ADDRESSES=127.0.0.0/8",
+		"LOCAL_DOMAIN=" + domain, "REDIS_URL=" + s.workersRedis, "DATABASE_URL=" + s.postgres.DatabaseDSN(database), "ALLOWED_PRIVATE_ADDRESSES=127.0.0.0/8",
 		"ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY=" + secrets.PrimaryKey, "ACTIVE_RECORD_ENCRYPTION_DETERMINISTIC_KEY=" + secrets.DeterministicKey,
 		"ACTIVE_RECORD_ENCRYPTION_KEY_DERIVATION_SALT=" + secrets.KeyDerivationSalt, "SECRET_KEY_BASE=" + strings.Repeat("0", 128),
 	}
@@ -307,6 +303,9 @@ func (s *site) close() error {
 	}
 	if s.postgres != nil {
 		problems = append(problems, s.postgres.Stop())
+	}
+	if s.proxy != nil {
+		problems = append(problems, s.proxy.Close())
 	}
 	if s.redis != nil {
 		problems = append(problems, s.redis.Stop())
