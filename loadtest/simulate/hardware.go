@@ -89,12 +89,20 @@ type Config struct {
 	Native    int    // deliveries at once per host; 0 means 512, the worker's default
 	Fixed     bool   // Queueville's limits are Native and what Ruby has threads for, instead of being found by trial
 	// Policy is Queueville's order of queues; "" means goals.
-	Policy scheduler.Policy
+	Policy   scheduler.Policy
+	Overhead Overhead
 	// MostJobs bounds jobs in queues and sets together. Beyond it jobs are dropped and counted. 0 means 4,000,000 (about 300 MB).
 	MostJobs int
 	// Progress, if not nil, is called about once a second of virtual time's hundredth with how far it is, 0 to 1. When it returns false the run ends early;
 	// the result is true for the part.
 	Progress func(done float64) bool
+}
+
+// Overhead is what a job takes besides its own work. The zero value means docs/benchmarks.md's figures; loadtest/league measures those of a machine.
+type Overhead struct {
+	Fetch  time.Duration `json:"fetch_ns"`  // processor time under Ruby's lock, of a job of Ruby; 0 means 250 µs, −1 none
+	Native time.Duration `json:"native_ns"` // processor time of the worker, of a delivery that it makes itself
+	Query  time.Duration `json:"query_ns"`  // of PostgreSQL's processor, of each query
 }
 
 const (
@@ -124,6 +132,10 @@ func (c *Config) check() error {
 	if c.Bins == 0 {
 		c.Bins = defaultBins
 	}
+	if c.Overhead.Fetch == 0 {
+		c.Overhead.Fetch = fetchTime
+	}
+	c.Overhead.Fetch = max(0, c.Overhead.Fetch)
 	if c.Native == 0 {
 		c.Native = 512
 	}

@@ -109,8 +109,9 @@ func (l *ledger) call(w *workerModel) {
 	if reply.Verdict == dbpool.VerdictOK {
 		a.granted = reply.Granted
 	}
-	l.settled = len(reply.Leases) == l.members && l.confirm(&reply)
-	if l.known == nil || !l.settled || a.granted != before || a.demand != a.demanded {
+	was := l.settled
+	l.settled = l.confirm(&reply) && len(reply.Leases) == l.members
+	if l.known == nil || !was || !l.settled || a.granted != before || a.demand != a.demanded {
 		l.state++
 		l.known = &reply
 	}

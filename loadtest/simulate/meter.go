@@ -77,6 +77,8 @@ type meter struct {
 	returning                                int // jobs that wait for Redis to go back to their queue
 	poolWaits, poolTimeouts                  int
 	late                                     int // deliveries accepted too late
+	queries                                  int
+	lastEnd                                  int64
 
 	peakBacklog, peakRunning, peakConnections int
 	peakMemory                                float64
@@ -154,6 +156,7 @@ func (m *meter) ended(t *task, now int64, failed bool) {
 	c := &m.classes[t.job.Class]
 	c.runs++
 	c.cpu += t.spent
+	m.lastEnd = now
 	if failed {
 		c.failed++
 		return

@@ -20,6 +20,9 @@ type Result struct {
 	Recoveries []RecoveryResult `json:"recoveries,omitempty"`
 	Use        Use              `json:"use"`
 	Series     Series           `json:"series"`
+
+	LastEndSeconds float64 `json:"-"` // of the last run that ended; 0 for real runs, whose report has it elsewhere
+	Queries        int     `json:"-"` // of jobs to PostgreSQL
 }
 
 // Jobs says what became of every job: Pushed = Done + Dead + Discarded + Lost + Dropped + Waiting + Running + Again.
@@ -152,7 +155,7 @@ func (s *Series) Backlog() []int {
 // result closes the books.
 func (m *meter) result() *Result {
 	s := m.s
-	r := &Result{Engine: s.cfg.Engine, Seconds: float64(s.now) / 1e9, Partial: s.stopped && !s.over, Series: m.series}
+	r := &Result{Engine: s.cfg.Engine, Seconds: float64(s.now) / 1e9, Partial: s.stopped && !s.over, Series: m.series, LastEndSeconds: float64(m.lastEnd) / 1e9, Queries: m.queries}
 	r.Jobs = Jobs{
 		Pushed: m.arrived, Done: m.done, Failures: m.failures, Retried: m.retried, Dead: m.dead, Discarded: m.discarded, Lost: m.lost,
 		Repeated: m.repeated, Deferred: m.deferred, Refused: m.refused, Dropped: m.overflow, Running: s.running + s.eng.waiting(),

@@ -81,6 +81,9 @@ func (w *workerModel) size() {
 		room := (w.lease.granted - nativeConns - w.reserved()) / per
 		for (now-w.wantMore >= growAfter || current == 0) && current < want && room > 0 {
 			p := &proc{host: w.m, ruby: true, threads: per, pool: per, ready: now + forkTime}
+			if now <= stepEvery { // the run begins with processes that are up
+				p.ready = now
+			}
 			w.m.procs = append(w.m.procs, p)
 			w.rubies = append(w.rubies, p)
 			current++

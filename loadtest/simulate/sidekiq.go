@@ -15,7 +15,7 @@ const (
 )
 
 // fetchTime is Redis's answer and Sidekiq's own work for one job, under the lock: docs/benchmarks.md has measured 140 to 335 µs.
-const fetchTime = int64(250 * time.Microsecond)
+const fetchTime = 250 * time.Microsecond
 
 // sidekiq is the model of stock Sidekiq: every thread fetches for itself.
 type sidekiq struct {

@@ -84,6 +84,9 @@ func TestEveryJobIsSomewhere(t *testing.T) {
 			if engine == simulate.Queueville && j.Lost > 0 {
 				t.Errorf("%s: %d jobs lost by Queueville", name, j.Lost)
 			}
+			if engine == simulate.Queueville && name == "two-hour-outage" && j.Waiting > 100 {
+				t.Errorf("%d jobs wait half an hour after the outage", j.Waiting)
+			}
 		}
 	}
 }

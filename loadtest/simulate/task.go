@@ -56,7 +56,7 @@ func (s *sim) begin(job *world.Job, p *proc, native bool) int32 {
 	p.running++
 	s.running++
 	d := s.cfg.World.Demand(job)
-	cpu := int64(float64(d.CPU)/p.host.Speed) + fetchTime
+	cpu := int64(float64(d.CPU+s.cfg.Overhead.Fetch) / p.host.Speed)
 	nat := int64(float64(d.Native) / p.host.Speed)
 	class := &world.ClassTable[job.Class]
 	n := 0
@@ -67,7 +67,7 @@ func (s *sim) begin(job *world.Job, p *proc, native bool) int32 {
 	switch {
 	case native:
 		// Keys, accounts and domains come from caches; what is left is one request and its signature.
-		add(stepCPU, int64(float64(d.GoCPU)/p.host.Speed), 0)
+		add(stepCPU, int64(float64(d.GoCPU+s.cfg.Overhead.Native)/p.host.Speed), 0)
 		add(stepNet, 0, 0)
 	case class.Net != world.NetNone:
 		add(stepCPU, cpu/3, 0)
@@ -118,7 +118,8 @@ func (s *sim) enter(id int32) {
 		if !t.hasConn && !s.takeConnection(id) {
 			return
 		}
-		s.wake(id, s.db.run(s.now, st.amount, st.queries))
+		s.met.queries += st.queries
+		s.wake(id, s.db.run(s.now, st.amount+int64(st.queries)*int64(s.cfg.Overhead.Query), st.queries))
 	case stepNet:
 		t.answer = s.request(&t.job)
 		s.wake(id, s.now+int64(t.answer.Took))
