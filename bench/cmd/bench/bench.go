@@ -35,6 +35,7 @@ func bench(ctx context.Context, args []string) error {
 	flags.StringVar(&o.ProfileDir, "profile", "", "write CPU profiles of our own contenders to `DIR`ectory; implies -package")
 	parts := flags.String("part", "", "comma-separated parts of the scheduler suite: "+strings.Join(suite.SchedulerParts(), ", ")+"; all if empty")
 	flags.StringVar(&o.Plots, "plots", "", "write the scheduler suite's pictures to `DIR`ectory, below the module's")
+	flags.StringVar(&o.Binary, "binary", "", "measure this `FILE` instead of building queueville")
 	flags.StringVar(&o.Seen, "seen", "", "write what was seen in the runs of the scheduler suite, with the journal of limits, to `DIR`ectory")
 	flags.BoolVar(&o.Package, "package", false, "deliver with the packages in a process of this program instead of the queueville binary")
 	if err := flags.Parse(args); err != nil {
@@ -66,6 +67,11 @@ func bench(ctx context.Context, args []string) error {
 	defer func() { _ = os.RemoveAll(o.Dir) }()
 	if o.Plots != "" && !filepath.IsAbs(o.Plots) {
 		o.Plots = filepath.Join(o.Root, o.Plots)
+	}
+	if o.Binary != "" {
+		if o.Binary, err = filepath.Abs(o.Binary); err != nil {
+			return fmt.Errorf("find queueville: %w", err)
+		}
 	}
 	o.Log = os.Stderr
 	return runSuites(ctx, o, list, *asJSON, *strict)

@@ -28,6 +28,7 @@ type Options struct {
 	Package    bool      // deliveries run on the packages in a process of this program, not on the queueville binary
 	Parts      []string  // of the scheduler suite; nil means all
 	Plots      string    // directory for the scheduler suite's pictures; "" for none
+	Binary     string    // a queueville with OpenSSL that is built already; "" builds one
 	Seen       string    // directory for all that was seen in the scheduler suite's runs, the journal of limits included; "" for none
 }
 
@@ -112,6 +113,9 @@ func Run(ctx context.Context, name string, o Options) (*Report, error) {
 
 // build makes a queueville binary; without cgo it signs in Go.
 func (o Options) build(ctx context.Context, cgo bool) (string, error) {
+	if cgo && o.Binary != "" {
+		return o.Binary, nil
+	}
 	name := "queueville"
 	env := "CGO_ENABLED=1"
 	if !cgo {

@@ -18,7 +18,7 @@ func runSteady(ctx context.Context, o Options, report *Report) error {
 		return err
 	}
 	defer b.close()
-	settle, length := 20.0, 125.0
+	settle, length := 15.0, 120.0
 	if o.Quick {
 		settle, length = 10, 35
 	}

@@ -17,8 +17,9 @@ const settleLimit = 10.0
 // runSteps changes what the jobs are while they run: computing, waiting, computing.
 func runSteps(ctx context.Context, o Options, native bool, report *Report) error {
 	var inboxes []receiver.Config
-	lane := "Ruby jobs"
+	lane, file := "Ruby jobs", "scheduler-steps-ruby"
 	if native {
+		file = "scheduler-steps-native"
 		lane = "deliveries"
 		inboxes = []receiver.Config{{Hosts: quickHosts}, {Hosts: slowHosts, Latency: 500 * time.Millisecond}}
 	}
@@ -27,7 +28,7 @@ func runSteps(ctx context.Context, o Options, native bool, report *Report) error
 		return err
 	}
 	defer b.close()
-	length, steady := 24.0, 9.0
+	length, steady := 20.0, 7.0
 	if o.Quick {
 		length, steady = 16, 5
 	}
@@ -52,7 +53,7 @@ func runSteps(ctx context.Context, o Options, native bool, report *Report) error
 		for i := range phases {
 			phases[i] = phase{feeds: load(i == 1), length: seconds(length)}
 		}
-		r, begins, err := b.run(ctx, way{name: "steps", native: native, adaptive: true}, phases...)
+		r, begins, err := b.run(ctx, way{name: file, native: native, adaptive: true}, phases...)
 		if err != nil {
 			return err
 		}
@@ -81,10 +82,6 @@ func runSteps(ctx context.Context, o Options, native bool, report *Report) error
 	var bands []band
 	if len(starts) > 2 {
 		bands = []band{{from: starts[1], to: starts[2], name: "jobs wait"}}
-	}
-	file := "scheduler-steps-ruby"
-	if native {
-		file = "scheduler-steps-native"
 	}
 	return drawRun(o, file, "Adaptive limits when "+lane+" compute, wait, and compute again", last, starts[0], bands, nil)
 }

@@ -39,11 +39,11 @@ func sweeps() []sweepLoad {
 	return []sweepLoad{
 		{
 			part: "sweep-native-cpu", title: "deliveries that compute (answers at once)", receivers: []receiver.Config{quick},
-			slots: []int{1, 2, 4, 8, 16, 64, 512},
+			slots: []int{1, 2, 4, 8, 32, 512},
 		},
 		{
 			part: "sweep-native-io", title: "deliveries that wait (answers after 800 ms)", receivers: []receiver.Config{slow(800 * time.Millisecond)},
-			slots: []int{8, 32, 64, 128, 256, 512},
+			slots: []int{16, 64, 128, 256, 512},
 		},
 		{
 			part: "sweep-native-mixed", title: "deliveries, half answered at once, half after 300 ms", receivers: []receiver.Config{quick, slow(300 * time.Millisecond)},
@@ -59,7 +59,7 @@ func sweeps() []sweepLoad {
 		},
 		{
 			part: "sweep-ruby-mixed", title: "Ruby jobs, half computing, half waiting", shares: rubyapp.Mixed(),
-			settings: []setting{{2, 2}, {2, 5}, {2, 10}, {4, 10}, {2, 25}, {8, 5}, {8, 25}},
+			settings: []setting{{2, 2}, {2, 5}, {2, 10}, {4, 10}, {8, 5}, {8, 25}},
 		},
 	}
 }
@@ -95,7 +95,7 @@ func paceOf(o Options) pace {
 	if o.Quick {
 		return pace{warm: 1.5, window: 2.5, settle: 10, measure: 5, rounds: 1}
 	}
-	return pace{warm: 2, window: 3, settle: 10, measure: 8, rounds: o.Rounds}
+	return pace{warm: 2, window: 2.5, settle: 10, measure: 7, rounds: o.Rounds}
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
