@@ -74,6 +74,7 @@ type Controller struct {
 	last    time.Time
 	started bool
 	probing *laneControl // only one lane at a time tries something, or none would know whose effect it sees
+	others  float64      // cores that other processes use, lately; Unknown
 }
 
 // NewController checks the configuration and makes a Controller.
@@ -92,7 +93,7 @@ func NewController(cfg ControllerConfig) (*Controller, error) {
 	if math.IsNaN(cfg.MemoryKeep) || math.IsInf(cfg.MemoryKeep, 0) {
 		problems = append(problems, errors.New("memory to keep must be a number"))
 	}
-	c := &Controller{cfg: cfg, byName: make(map[string]*laneControl)}
+	c := &Controller{cfg: cfg, byName: make(map[string]*laneControl), others: Unknown}
 	for _, lc := range cfg.Lanes {
 		if lc.Min == 0 {
 			lc.Min = 1
@@ -137,11 +138,19 @@ func (c *Controller) Step(now time.Time, host Host, views []Lane) []Decision {
 	c.share(&m, given)
 	decisions := make([]Decision, len(c.lanes))
 	for i, l := range c.lanes {
-		was := l.slots()
+		decisions[i].Was = l.slots()
+		if seen[i] && usable {
+			l.learnShare(&m, &given[i])
+		}
+	}
+	if usable {
+		c.yield(&m, given)
+	}
+	for i, l := range c.lanes {
 		if seen[i] {
 			l.step(c, &m, &given[i])
 		}
-		decisions[i] = l.decision(&m, &given[i], was)
+		decisions[i] = l.decision(&m, &given[i], decisions[i].Was)
 	}
 	return decisions
 }
@@ -173,7 +182,9 @@ func (c *Controller) share(m *moment, views []Lane) {
 			continue
 		}
 		l.fair = left * v.Weight / weights
-		if l.hungry = v.CPU < hungry*l.fair && (v.Cores <= 0 || v.CPU < full*v.Cores); l.hungry {
+		// One that could not use more is not: it stands at its bound, or has just shown that more brings nothing.
+		stuck := l.limit >= float64(l.cfg.Max) || m.clock < l.upAt
+		if l.hungry = !stuck && v.CPU < hungry*l.fair && (v.Cores <= 0 || v.CPU < full*v.Cores); l.hungry {
 			m.hungry++
 		}
 	}

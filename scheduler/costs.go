@@ -40,6 +40,8 @@ type Cost struct {
 	Wall         float64 // seconds a run
 	CPU          float64 // seconds a run; 0 if never measured
 	DB           float64 // seconds a run; 0 if never measured
+	CPUKnown     bool    // it was measured
+	DBKnown      bool
 	FailureShare float64 // 0 to 1
 	Arrivals     float64 // a second, lately
 	Rate         float64 // runs a second, lately
@@ -280,10 +282,10 @@ func (c *Costs) cost(e *classCost, now time.Time) Cost {
 		k.Wall, k.FailureShare = e.wall/e.weight, min(1, e.failed/e.weight)
 	}
 	if e.cpuWeight > 0 {
-		k.CPU = e.cpu / e.cpuWeight
+		k.CPU, k.CPUKnown = e.cpu/e.cpuWeight, true
 	}
 	if e.dbWeight > 0 {
-		k.DB = e.db / e.dbWeight
+		k.DB, k.DBKnown = e.db/e.dbWeight, true
 	}
 	if !e.since.IsZero() {
 		f := c.perSecond(e, now)

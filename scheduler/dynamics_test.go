@@ -229,3 +229,36 @@ func TestLimitOfALaneThatDoesNotCompute(t *testing.T) {
 		t.Errorf("the lane that uses the processors still has %d", got)
 	}
 }
+
+// A lane that knows what its jobs want gives way to others at once and by as much as they need, and has all of it back as soon as they are done. On
+// two cores a job more or less is half of everything, so nothing is left to trial.
+func TestLimitGivesWayByWhatJobsWant(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(5) {
+		p := one(plantLane{kinds: []kind{{class: "Feed", cpu: 0.010, io: 0.002, random: true}}, cores: 2, max: 32, first: 32, inner: 8, wants: true}, 2)()
+		p.seed, p.overhead = seed, 0.005
+		var ours, others [3]float64
+		p.run(t, 90, func(now float64) {
+			p.others = 0.2 // what Redis and Postgres do for our jobs
+			if now >= 30 && now < 60 {
+				p.others = 1.2
+			}
+			for i, from := range []float64{10, 32, 65} {
+				if now > from && now <= from+20 {
+					ours[i] += p.oursAt / 20
+					others[i] += p.othersAt / 20
+				}
+			}
+		})
+		if ours[0] < 1.6 || ours[2] < 1.6 || others[1] < 1 {
+			t.Errorf("seed %d: we use %.2f, %.2f and %.2f cores, others %.2f, %.2f and %.2f of what they want", seed, ours[0], ours[1], ours[2], others[0], others[1], others[2])
+		}
+		l := p.lanes[0]
+		if v := cov(l.limits, 10, 29); v > 0.15 {
+			t.Errorf("seed %d: coefficient of variation %.2f in steady load", seed, v)
+		}
+		if before, after := mean(l.done, 10, 30), mean(l.done, 63, 71); after < 0.9*before {
+			t.Errorf("seed %d: %.0f/s before, %.0f/s from three seconds after the others have ended", seed, before, after)
+		}
+	}
+}

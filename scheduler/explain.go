@@ -3,8 +3,10 @@ package scheduler
 // decision says what the lane may do and what binds it.
 func (l *laneControl) decision(m *moment, v *Lane, was int) Decision {
 	d := Decision{Lane: l.cfg.Name, Limit: l.slots(), Was: was, Bound: l.bound, Why: l.why, Rate: l.rate, Host: m.host, View: *v, Gain: Unknown}
-	if was == l.cfg.Min && l.limit == 0 {
-		d.Was = d.Limit
+	if d.Why == "" && d.Changed() {
+		if d.Why = "others leave more of the processors"; d.Limit < was {
+			d.Why = "less for " + string(ByOthers)
+		}
 	}
 	perSlot := Unknown + 0.0
 	if l.elastic >= 0 && l.limit > 0 {

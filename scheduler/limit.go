@@ -86,6 +86,8 @@ type laneControl struct {
 	rate               float64 // jobs a second, lately
 	fair               float64 // cores that it may claim while lanes compete; Unknown
 	hungry             bool    // has less
+	share              float64 // cores that a running job uses when it gets them as soon as it wants them; 0: not known
+	bounded            int     // slots for which others leave processors; 0: no bound
 	bound              Bound
 	why                string
 }
@@ -94,7 +96,14 @@ func newLaneControl(cfg LaneConfig) *laneControl {
 	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery}
 }
 
-func (l *laneControl) slots() int { return max(l.cfg.Min, int(l.limit+0.5)) }
+// slots is how many jobs may run at once: the limit, or what others leave if that is less.
+func (l *laneControl) slots() int {
+	n := max(l.cfg.Min, int(l.limit+0.5))
+	if l.bounded > 0 {
+		n = min(n, l.bounded)
+	}
+	return n
+}
 
 // begin sets the first limit: Little's law if demand and run time are known, else a few slots.
 func (l *laneControl) begin(m *moment, v *Lane) {
@@ -114,6 +123,7 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 	l.why = ""
 	if l.limit == 0 {
 		l.begin(m, v)
+		l.why = "to begin with"
 	}
 	ceiling, by := l.ceiling(v)
 	if l.limit > ceiling {
@@ -129,6 +139,11 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 	if l.pressed(c, m, v) {
 		return
 	}
+	if l.bounded > 0 && float64(l.bounded) < l.limit && v.Full >= demandFull {
+		l.forget(c, m)
+		l.bound = ByOthers
+		return
+	}
 	if v.Full < demandFull {
 		l.idle(c, m, ceiling)
 		if l.bound = ByDemand; v.Held.By != "" {
@@ -138,6 +153,9 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 	}
 	if m.clock < l.settle {
 		return
+	}
+	if n := float64(l.bounded); n > 0 && n < ceiling {
+		ceiling, by = n, ByOthers
 	}
 	l.watch.add(m, v)
 	switch l.stage {
@@ -212,10 +230,13 @@ func (l *laneControl) idle(c *Controller, m *moment, ceiling float64) {
 	}
 }
 
-// pressed shrinks at once when the host is short of something.
+// pressed shrinks at once when the host is short of something. Of processors that others use, yield takes care where it can.
 func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 	factor, bound := 1.0, Bound("")
 	h := &m.host
+	if v.Running < 0.5 && v.Full < demandFull { // there is nothing to be had
+		return false
+	}
 	press := func(f float64, b Bound) {
 		if f < factor {
 			factor, bound = f, b
@@ -225,7 +246,7 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 	minor := v.CPU >= 0 && h.Ours > 0 && v.CPU < minorShare*h.Ours
 	if minor && m.over > 0.01*h.Cores {
 		l.holdTill = m.clock + afterBrake
-	} else if m.over > 0.01*h.Cores && h.Ours > 0 {
+	} else if m.over > 0.01*h.Cores && h.Ours > 0 && l.share <= 0 { // else yield knows better
 		press(1-overBrake*m.over/h.Ours, ByOthers)
 	} else if m.over > 0.01*h.Cores && h.Ours < 0 {
 		press(m.target/h.Busy, ByCPU)
@@ -239,7 +260,7 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 			press(max(brake, 1-h.Throttled), ByQuota)
 		case m.hungry > 0 && !l.hungry && l.fair > 0 && v.CPU > l.fair && m.saturated(v):
 			press(max(makeWay, l.fair/v.CPU), ByLanes)
-		case h.Pressure > highPressure && m.others > activeOthers && h.Ours > c.cfg.MinShare*h.Cores:
+		case l.share <= 0 && h.Pressure > highPressure && m.others > activeOthers && h.Ours > c.cfg.MinShare*h.Cores:
 			press(brake, ByPressure)
 		}
 	}

@@ -35,6 +35,7 @@ type Lane struct {
 	Wall    float64 // seconds that they took on average; Unknown or 0 if none has ended
 	CPU     float64 // cores in use by its jobs; Unknown
 	Cores   float64 // cores that its jobs can use at most, e.g. one for each Ruby process; Unknown or 0: the host's
+	Want    float64 // cores that what runs would use if it got them as soon as it wants them; Unknown or 0: nobody knows
 
 	Arrivals float64 // jobs a second that come in for it; Unknown
 	Backlog  float64 // jobs that wait for it, in Redis and here; Unknown
@@ -102,6 +103,9 @@ func (v Lane) clean() Lane {
 		*p = max(0, known(*p))
 	}
 	v.Full = min(v.Full, 1)
+	if v.Want = known(v.Want); v.Want == 0 {
+		v.Want = Unknown
+	}
 	v.CPU, v.Arrivals, v.Backlog = known(v.CPU), known(v.Arrivals), known(v.Backlog)
 	v.Held.Slots = known(v.Held.Slots)
 	if v.Weight = known(v.Weight); v.Weight <= 0 {

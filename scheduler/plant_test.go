@@ -40,7 +40,10 @@ type plantLane struct {
 	remote  float64                 // requests at once that the outside serves at full speed; 0: any number
 	cores   float64                 // processors that it can use at most; 0: all
 	max     int
-	static  int // if not 0 the limit, and no controller
+	first   int
+	inner   int  // jobs at once at most, whatever the limit: a rule of the executor's own; 0: none
+	wants   bool // the executor knows what its jobs want
+	static  int  // if not 0 the limit, and no controller
 	limit   int
 	backlog float64
 
@@ -97,7 +100,7 @@ func (p *plant) advance() {
 				l.backlog++
 			}
 		}
-		for len(l.running) < l.limit && l.backlog >= 1 {
+		for len(l.running) < l.limit && (l.inner == 0 || len(l.running) < l.inner) && l.backlog >= 1 {
 			l.backlog--
 			l.start(p)
 		}
@@ -184,6 +187,9 @@ func (p *plant) sample() (Host, []Lane) {
 	for _, l := range p.lanes {
 		v := l.meter.Sample(p.clock())
 		v.CPU, v.Cores, v.Backlog = l.cpu/dt*err(), l.cores, l.backlog
+		if l.wants {
+			v.Want = v.Running * l.kinds[0].cpu / (l.kinds[0].cpu + l.kinds[0].io) * err()
+		}
 		if p.blind {
 			v.CPU = Unknown
 		}
@@ -201,7 +207,7 @@ func (p *plant) run(t *testing.T, seconds float64, at func(now float64)) (change
 		cfg := ControllerConfig{}
 		for _, l := range p.lanes {
 			l.meter = NewMeter(l.name, t0)
-			cfg.Lanes = append(cfg.Lanes, LaneConfig{Name: l.name, Max: l.max})
+			cfg.Lanes = append(cfg.Lanes, LaneConfig{Name: l.name, Max: l.max, Start: l.first})
 		}
 		c, err := NewController(cfg)
 		if err != nil {

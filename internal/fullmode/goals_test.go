@@ -11,7 +11,7 @@ import (
 	"github.com/queueville/queueville/queues"
 )
 
-// By goals and with adaptive limits every job of every queue runs once as well, and status tells what binds the lane of deliveries.
+// By goals and with adaptive limits every job of every queue runs once as well, and status tells what binds each lane.
 func TestEverythingRunsByGoals(t *testing.T) {
 	t.Parallel()
 	app := rubyapp.Start(t)
@@ -25,8 +25,8 @@ func TestEverythingRunsByGoals(t *testing.T) {
 		st, err := status.Read(t.Context(), queues.NewStore(app.Redis, ""))
 		require.NoError(t, err)
 		for i := range st.Processes {
-			if p := st.Processes[i].Worker; p != nil && len(p.Limits) == 1 {
-				return p.Limits[0].Limit >= 1 && p.Limits[0].Bound != ""
+			if p := st.Processes[i].Worker; p != nil && len(p.Limits) == 2 {
+				return p.Limits[0].Limit >= 1 && p.Limits[0].Bound != "" && p.Limits[1].Lane == "ruby" && p.Limits[1].Limit >= 1
 			}
 		}
 		return false

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -103,7 +104,7 @@ func TestJournalIsWrittenAndBounded(t *testing.T) {
 	at := time.UnixMilli(1_795_000_000_123)
 	j.Add(at, scheduler.Decision{
 		Lane: "native", Was: 8, Limit: 16, Why: "trying more", Bound: scheduler.ByStart, Rate: 40,
-		View: scheduler.Lane{Running: 7.5, Full: 1, Wall: 0.2, CPU: 0.01, Backlog: 900}, Host: scheduler.Host{Cores: 2, Busy: 0.5, Ours: 0.1, Pressure: scheduler.Unknown},
+		View: scheduler.Lane{Running: 7.5, Full: 1, Wall: 0.2, CPU: 0.01, Backlog: 900, Goal: 5 * time.Second, Want: -1}, Host: scheduler.Host{Cores: 2, Busy: 0.5, Ours: 0.1, Pressure: scheduler.Unknown},
 	})
 	require.Eventually(t, func() bool { return client.XLen(context.WithoutCancel(ctx), "queueville:scheduler:journal").Val() == 1 }, 5*time.Second, 5*time.Millisecond)
 	cancel()
@@ -114,7 +115,22 @@ func TestJournalIsWrittenAndBounded(t *testing.T) {
 	require.Equal(t, "host:1:abc native 8 16 trying more starting 1795000000123", fmt.Sprint(v["worker"], " ", v["lane"], " ", v["from"], " ", v["to"], " ", v["why"], " ", v["bound"], " ", v["at"]))
 	var in Inputs
 	require.NoError(t, json.Unmarshal([]byte(v["inputs"].(string)), &in))
-	require.Equal(t, Inputs{Running: 7.5, Full: 1, Rate: 40, Wall: 0.2, CPU: 0.01, Backlog: 900, HostCPU: 0.5, Ours: 0.1, Cores: 2, Pressure: -1}, in)
+	require.Equal(t, Inputs{Running: 7.5, Full: 1, Rate: 40, Wall: 0.2, CPU: 0.01, Backlog: 900, HostCPU: 0.5, Ours: 0.1, Cores: 2, Pressure: -1, Goal: 5, Want: -1}, in)
+	ctx = context.WithoutCancel(ctx)
+	for i := range 700 { // others' entries and nonsense in between
+		values := []any{"worker", "w", "at", "1795000000200", "lane", "ruby", "from", "3", "to", fmt.Sprint(i), "inputs", "{}"}
+		if i%7 == 0 {
+			values = []any{"at", "x"}
+		}
+		require.NoError(t, client.XAdd(ctx, &redis.XAddArgs{Stream: j.key, Values: values}).Err())
+	}
+	list, err := ReadJournal(ctx, client, j.key, "native", 3)
+	require.NoError(t, err)
+	require.Equal(t, []Change{{At: at.UTC(), Worker: "host:1:abc", Lane: "native", From: 8, To: 16, Why: "trying more", Bound: "starting", Inputs: in}}, list)
+	list, err = ReadJournal(ctx, client, j.key, "", 3)
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	require.Equal(t, []int{699, 698, 697}, []int{list[0].To, list[1].To, list[2].To})
 	for range journalWaiting + 10 { // nobody writes any more
 		j.Add(at, scheduler.Decision{})
 	}

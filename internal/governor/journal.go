@@ -3,7 +3,11 @@ package governor
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +51,83 @@ type Inputs struct {
 	Pressure float64 `json:"cpu_pressure"`
 	Quota    float64 `json:"throttled"`
 	Memory   float64 `json:"memory_available_bytes"`
+	Arrivals float64 `json:"arrivals_per_second"`
+	Goal     float64 `json:"goal_seconds"` // the tightest of what waits
+	Want     float64 `json:"cores_wanted"` // by what runs
+}
+
+// Round keeps four digits behind the point: more says nothing and takes room.
+func (in *Inputs) Round() {
+	for _, v := range []*float64{
+		&in.Running, &in.Full, &in.Rate, &in.Wall, &in.CPU, &in.Backlog, &in.HostCPU, &in.Ours, &in.Cores, &in.Pressure, &in.Quota, &in.Memory, &in.Arrivals, &in.Goal, &in.Want,
+	} {
+		*v = math.Round(*v*1e4) / 1e4
+	}
+}
+
+// InputsOf is what a decision was made on.
+func InputsOf(d *scheduler.Decision) Inputs {
+	return Inputs{
+		Running: d.View.Running, Full: d.View.Full, Rate: d.Rate, Wall: d.View.Wall, CPU: d.View.CPU, Backlog: d.View.Backlog,
+		HostCPU: d.Host.Busy, Ours: d.Host.Ours, Cores: d.Host.Cores, Pressure: d.Host.Pressure, Quota: d.Host.Throttled, Memory: d.Host.MemoryAvailable,
+		Arrivals: d.View.Arrivals, Goal: d.View.Goal.Seconds(), Want: d.View.Want,
+	}
+}
+
+// Change is one entry of the journal.
+type Change struct {
+	At     time.Time `json:"at"`
+	Worker string    `json:"worker"`
+	Lane   string    `json:"lane"`
+	From   int       `json:"from"`
+	To     int       `json:"to"`
+	Why    string    `json:"why"`
+	Bound  string    `json:"bound"`
+	Inputs Inputs    `json:"inputs"`
+}
+
+// ReadJournal returns the last changes, newest first, n at most, of one lane or, with "", of all. It looks at the whole journal for that, which is
+// bounded. Entries that it cannot read are left out: anybody may write to Redis.
+func ReadJournal(ctx context.Context, client redis.UniversalClient, key, lane string, n int) ([]Change, error) {
+	var list []Change
+	last := "+"
+	for looked := 0; looked < 2*journalLength && len(list) < n; {
+		entries, err := client.XRevRangeN(ctx, key, last, "-", journalChunk).Result()
+		if err != nil {
+			return nil, fmt.Errorf("read the journal: %w", err)
+		}
+		for _, e := range entries {
+			if c, ok := parseChange(e.Values); ok && (lane == "" || c.Lane == lane) && len(list) < n {
+				list = append(list, c)
+			}
+		}
+		if looked += len(entries); len(entries) < journalChunk {
+			break
+		}
+		last = "(" + entries[len(entries)-1].ID
+	}
+	return list, nil
+}
+
+// journalChunk is how many entries are read at once.
+const journalChunk = 500
+
+func parseChange(values map[string]any) (Change, bool) {
+	text := func(name string) string {
+		s, _ := values[name].(string)
+		return s
+	}
+	at, err1 := strconv.ParseInt(text("at"), 10, 64)
+	from, err2 := strconv.Atoi(text("from"))
+	to, err3 := strconv.Atoi(text("to"))
+	c := Change{At: time.UnixMilli(at).UTC(), Worker: text("worker"), Lane: text("lane"), From: from, To: to, Why: text("why"), Bound: text("bound")}
+	if errors.Join(err1, err2, err3) != nil || json.Unmarshal([]byte(text("inputs")), &c.Inputs) != nil {
+		return Change{}, false
+	}
+	if year := c.At.Year(); year < 0 || year > 9999 { // JSON has no others
+		return Change{}, false
+	}
+	return c, true
 }
 
 // NewJournal makes a Journal of a worker. Run writes it.
@@ -88,10 +169,9 @@ func (j *Journal) Run(ctx context.Context) error {
 
 func (j *Journal) write(ctx context.Context, e *entry) error {
 	d := &e.d
-	inputs, err := json.Marshal(Inputs{
-		Running: d.View.Running, Full: d.View.Full, Rate: d.Rate, Wall: d.View.Wall, CPU: d.View.CPU, Backlog: d.View.Backlog,
-		HostCPU: d.Host.Busy, Ours: d.Host.Ours, Cores: d.Host.Cores, Pressure: d.Host.Pressure, Quota: d.Host.Throttled, Memory: d.Host.MemoryAvailable,
-	})
+	in := InputsOf(d)
+	in.Round()
+	inputs, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}

@@ -46,10 +46,16 @@ func (s *Supervisor) Sample(now time.Time) scheduler.Lane {
 	}
 	s.level(now)
 	v := o.meter.Sample(now)
+	want, n := 0.0, 0
 	for _, p := range s.procs {
 		if p.state == serving {
 			v.Cores++
 		}
+		want += min(p.load, 1) // Ruby runs one thread at a time
+		n += len(p.jobs)
+	}
+	if n > 0 {
+		v.Want = want / float64(n) * v.Running
 	}
 	if span := now.Sub(o.began).Seconds(); span > 0 && o.heldFor > span/2 {
 		v.Held = s.held()
