@@ -30,7 +30,7 @@ processor and cost side by side. Thresholds of the scenario set the exit code. d
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newLoadtestScenarios(io), newLoadtestShow(io), newLoadtestValidate(io), newLoadtestSimulate(io), newLoadtestSweep(io), newLoadtestRun(io),
-		newLoadtestLeague(io), newLoadtestFidelity(io), newLoadtestWorker(io, release))
+		newLoadtestLeague(io), newLoadtestFidelity(io), newLoadtestSink(io), newLoadtestGenerate(io), newLoadtestWorker(io, release))
 	return cmd
 }
 

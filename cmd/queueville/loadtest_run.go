@@ -162,7 +162,7 @@ func (r *realRun) run(ctx context.Context, io stdio, s *scenario.Scenario) error
 		return &exitError{code: exitInterrupted, err: errors.New("interrupted before anything ran")}
 	}
 	rep.Report = reports.New(small, results, version, changed)
-	rep.Describe(small)
+	rep.Describe()
 	if err := r.write(io, &rep); err != nil {
 		return failure(err)
 	}

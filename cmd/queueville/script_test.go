@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/queueville/queueville/internal/mastodontest"
@@ -88,6 +89,11 @@ func (s *site) setup(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("METRICS", "127.0.0.1:"+strconv.Itoa(port))
+	free, err := throwaway.FreePort(s.t.Context())
+	if err != nil {
+		return err
+	}
+	env.Setenv("FREE", strconv.Itoa(free))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TMPDIR", os.TempDir()) // below WORK the account that PostgreSQL runs as could not go
 	if s.Server == nil {
@@ -142,6 +148,7 @@ func (s *site) commands() map[string]func(*testscript.TestScript, bool, []string
 		"http":      httpGet,
 		"redis":     s.redisCommand,
 		"remember":  s.remember,
+		"sql":       s.sql,
 		"unchanged": s.unchanged,
 		"processes": s.processes,
 		"signal":    sendSignal,
@@ -310,6 +317,14 @@ func (s *site) redisCommand(ts *testscript.TestScript, _ bool, args []string) {
 		list[i] = text
 	}
 	ts.Check(s.Redis.Do(s.t.Context(), list...).Err())
+}
+
+// sql STATEMENT: in Mastodon's database.
+func (s *site) sql(ts *testscript.TestScript, _ bool, args []string) {
+	conn, err := pgx.Connect(s.t.Context(), s.DatabaseURL)
+	ts.Check(err)
+	_, err = conn.Exec(s.t.Context(), args[0])
+	ts.Check(errors.Join(err, conn.Close(s.t.Context())))
 }
 
 // dump is the whole database.

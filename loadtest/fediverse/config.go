@@ -64,6 +64,8 @@ type Config struct {
 	LedgerEntries int
 	// Log gets what the receivers refuse for its signature or digest, at debug level. Nil means nowhere.
 	Log *slog.Logger
+	// Port is what all instances listen on; 0 finds one that is free.
+	Port uint16
 	// Live, if not nil, decides of every host that accepts connections what it does with each of them, and with each request.
 	Live Live
 }

@@ -160,7 +160,7 @@ func (f *Fediverse) listen(ctx context.Context) error {
 
 			return nil
 		}
-		if !errors.Is(err, syscall.EADDRINUSE) || ctx.Err() != nil {
+		if !errors.Is(err, syscall.EADDRINUSE) || ctx.Err() != nil || f.cfg.Port != 0 {
 			break
 		}
 	}
@@ -186,7 +186,7 @@ func (f *Fediverse) bind(ctx context.Context) ([]net.Listener, error) {
 		return cause
 	}
 	// The port is taken where nobody else would be given one: the kernel hands out ports for 127.0.0.1 and 0.0.0.0 mostly.
-	probe, err := config.Listen(ctx, "tcp4", "127.64.255.254:0")
+	probe, err := config.Listen(ctx, "tcp4", netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 64, 255, 254}), f.cfg.Port).String())
 	if err != nil {
 		return nil, fmt.Errorf("find a port: %w", err)
 	}

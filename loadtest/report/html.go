@@ -90,7 +90,7 @@ func (r *Report) verdict() []string {
 			text += fmt.Sprintf("; %s jobs still waiting at the end", count(res.Jobs.Waiting))
 		}
 		if res.Jobs.Dropped > 0 {
-			text += fmt.Sprintf("; %s jobs dropped by the simulator's bound on memory", count(res.Jobs.Dropped))
+			text += fmt.Sprintf("; %s jobs dropped: late, or beyond the bound on jobs", count(res.Jobs.Dropped))
 		}
 		lines = append(lines, text+".")
 	}

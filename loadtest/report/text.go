@@ -21,7 +21,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	for i, line := range r.verdict() {
 		fmt.Fprintf(&b, "%s\n", line)
 		if r.Runs[i].Result.Partial {
-			fmt.Fprintf(&b, "  Ended early, after %s of virtual time: true for that part.\n", span(r.Runs[i].Result.Seconds))
+			fmt.Fprintf(&b, "  Ended early, after %s: true for that part.\n", span(r.Runs[i].Result.Seconds))
 		}
 	}
 	b.WriteByte('\n')

@@ -1,7 +1,6 @@
 package run
 
 import (
-	"container/heap"
 	"errors"
 	"fmt"
 	"strconv"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/queueville/queueville/loadtest/fediverse"
+	"github.com/queueville/queueville/loadtest/sink"
 	"github.com/queueville/queueville/loadtest/world"
 )
 
@@ -29,8 +29,10 @@ type conductor struct {
 	dests   []dest
 	perStep float64 // iterations of loadtest_work that a microsecond of PostgreSQL's is
 	address func(dest int32) string
-	warmed  int  // jobs that are no part of the run have ended
-	ended   bool // nobody is given anything to push any more
+	warmed  int              // jobs that are no part of the run have ended
+	silent  [2]time.Duration // from when to when Redis did not answer a push last
+	// onlyDeliveries: other jobs are taken to be done at once, and what comes of them is pushed.
+	onlyDeliveries bool
 }
 
 // dest is how busy an instance is.
@@ -174,7 +176,7 @@ func (c *conductor) begins(r *record, retries uint8, now, wait time.Duration) {
 
 // leaves is what follows from a job that is about to end: what it pushes itself. What the outside does of it later is kept here.
 func (c *conductor) leaves(r *record) (string, []byte, error) {
-	if r.left || c.ended {
+	if r.left {
 		return "0 0", nil, nil
 	}
 	now := c.now()
@@ -243,7 +245,7 @@ func (c *conductor) follow(r *record, now time.Duration) {
 	c.world.Spawn(&r.Job, now, &c.seen, func(p world.Push) {
 		if p.After > 0 && !p.Scheduled {
 			if !c.books.full() {
-				heap.Push(&c.outside, p.Job)
+				c.later(p.Job)
 			}
 			return
 		}
@@ -352,18 +354,11 @@ func (c *conductor) busy(to int32, now time.Duration) int {
 func (c *conductor) Connecting(host int) fediverse.Connecting {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch c.world.Temper(int32(host), c.now()) {
-	case world.Dark:
-		return fediverse.ConnectSilent
-	case world.Refused:
-		return fediverse.ConnectRefuse
-	default:
-		return fediverse.ConnectAccept
-	}
+	return sink.Connecting(c.world.Temper(int32(host), c.now()))
 }
 
 // Answer implements fediverse.Live: what the world says of this job and this attempt.
-func (c *conductor) Answer(host int, key fediverse.Key) fediverse.Answer {
+func (c *conductor) Answer(_ int, key fediverse.Key) fediverse.Answer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
@@ -375,21 +370,9 @@ func (c *conductor) Answer(host int, key fediverse.Key) fediverse.Answer {
 	job := r.Job
 	job.Retries = r.requests
 	r.requests++
-	a := c.world.Attempt(&job, now, c.busy(r.Dest, now))
-	switch a.Verdict {
-	case world.Accepted:
-		c.meter.accepted(r, now+a.Took)
-		return fediverse.Answer{After: a.Took}
-	case world.Final:
-		return fediverse.Answer{After: a.Took, Status: 404}
-	case world.TimedOut:
-		loris := c.world.Temper(int32(host), now) == world.Loris
-		return fediverse.Answer{Hang: !loris, Drip: loris}
-	default:
-		status := 503
-		if a.Limited {
-			status = 429
-		}
-		return fediverse.Answer{After: a.Took, Status: status}
+	a := sink.Answer(c.world, &job, now, c.busy(r.Dest, now))
+	if a.Status == 0 && !a.Hang && !a.Drip {
+		c.meter.accepted(r, now+a.After)
 	}
+	return a
 }

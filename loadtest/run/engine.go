@@ -61,7 +61,7 @@ func (e *engine) launch() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.name == simulate.Queueville {
-		p, err := spawn(e.site.live, append(e.env(), "SSL_CERT_FILE="+e.site.caFile), e.cpus, e.command()...)
+		p, err := spawn(e.site.guard, e.site.live, append(e.env(), "SSL_CERT_FILE="+e.site.caFile), e.cpus, e.command()...)
 		if err != nil {
 			return err
 		}
@@ -82,7 +82,7 @@ func (e *engine) launch() error {
 		if p.DBPool > 0 {
 			env = append(env, "DB_POOL="+strconv.Itoa(p.DBPool))
 		}
-		child, err := spawn(e.site.live, env, e.cpus, words...)
+		child, err := spawn(e.site.guard, e.site.live, env, e.cpus, words...)
 		if err != nil {
 			return err
 		}
@@ -213,15 +213,15 @@ func (e *engine) stop() {
 // kill ends all processes, Ruby's children too, as a power cut does.
 func (e *engine) kill() {
 	list := e.forget()
+	if len(list) == 0 {
+		return
+	}
 	pids := make([]int, len(list))
 	for i, p := range list {
 		pids[i] = p.pid()
 	}
-	if len(list) > 0 {
-		pids = tree(pids...)
-	}
+	killAll(tree(pids...)) // before anything has been waited for: these numbers are still theirs
 	for _, p := range list {
 		p.kill()
 	}
-	killAll(pids)
 }

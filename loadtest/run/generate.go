@@ -22,7 +22,8 @@ const (
 // arrival is a push that is due.
 type arrival struct {
 	job   world.Job
-	due   time.Duration // the latest of when it is caused
+	cause uint64        // the job that it follows from; 0: none
+	due   time.Duration // when it is caused
 	score time.Duration // of the schedule set; 0: its queue
 }
 
@@ -79,7 +80,7 @@ func (c *conductor) due(stream *world.Stream) (batch []arrival, next time.Durati
 			case p.Scheduled:
 				batch = append(batch, arrival{job: p.Job, due: at, score: at + p.After})
 			case !c.books.full():
-				heap.Push(&c.outside, p.Job)
+				c.later(p.Job)
 			}
 		})
 	}
@@ -92,8 +93,14 @@ func (c *conductor) due(stream *world.Stream) (batch []arrival, next time.Durati
 	if len(c.outside) > 0 && (!more || c.outside[0].Enqueued < next) {
 		next, more = c.outside[0].Enqueued, c.outside[0].Enqueued <= c.length || more
 	}
+	if c.onlyDeliveries {
+		batch = c.unfold(batch)
+	}
 	return batch, next, more
 }
+
+// later keeps a push for later.
+func (c *conductor) later(j world.Job) { heap.Push(&c.outside, j) }
 
 // push puts arrivals into Redis, in one pipeline.
 func (c *conductor) push(ctx context.Context, client redis.UniversalClient, batch []arrival) {
@@ -107,7 +114,11 @@ func (c *conductor) push(ctx context.Context, client redis.UniversalClient, batc
 		delay := now - a.due
 		c.meter.latest = max(c.meter.latest, delay)
 		if delay > tolerance {
-			c.meter.late++
+			if a.due >= c.silent[0] && a.due <= c.silent[1] {
+				c.meter.refused++ // by a Redis that had just not answered
+			} else {
+				c.meter.late++
+			}
 			continue
 		}
 		if c.books.full() {
@@ -115,12 +126,12 @@ func (c *conductor) push(ctx context.Context, client redis.UniversalClient, batc
 			continue
 		}
 		a.job.Created, a.job.Enqueued = now, now
-		payload, key, err := c.write.payload(&a.job, 0, wall, wall)
+		payload, key, err := c.write.payload(&a.job, a.cause, wall, wall)
 		if err != nil {
 			c.meter.dropped++
 			continue
 		}
-		r := c.books.add(&a.job, 0, handed)
+		r := c.books.add(&a.job, a.cause, handed)
 		c.key(r, key)
 		if a.score > 0 {
 			score := float64(c.start.Add(a.score).UnixMicro()) / 1e6
@@ -136,10 +147,13 @@ func (c *conductor) push(ctx context.Context, client redis.UniversalClient, batc
 		return
 	}
 	callCtx, cancel := context.WithTimeout(ctx, pushTimeout)
-	results, _ := pipe.Exec(callCtx) // each command's own error counts
+	results, failed := pipe.Exec(callCtx) // each command's own error counts
 	cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if failed != nil {
+		c.silent = [2]time.Duration{now, c.now()}
+	}
 	for i, r := range records {
 		switch {
 		case i < len(results) && results[i].Err() == nil:

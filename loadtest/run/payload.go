@@ -1,7 +1,6 @@
 package run
 
 import (
-	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -117,6 +116,3 @@ func (w *writer) plain(j *world.Job, class *world.Class, created, enqueued time.
 
 // seconds is a time as Sidekiq 6 and 7 write it; never whole, for a whole number would be read as milliseconds.
 func seconds(t time.Time) float64 { return float64(t.UnixMicro()/10*10+1) / 1e6 }
-
-// keys are the public keys by which receivers verify.
-func keys(data *mastodondata.Data) map[string]*rsa.PublicKey { return data.PublicKeys() }

@@ -51,7 +51,7 @@ func (t *tail) String() string {
 }
 
 // spawn starts a command in dir. cpus, if not empty, are the processors that it and its children may use.
-func spawn(dir string, env []string, cpus string, words ...string) (*process, error) {
+func spawn(watch *guard, dir string, env []string, cpus string, words ...string) (*process, error) {
 	if cpus != "" {
 		words = append([]string{"taskset", "-c", cpus}, words...)
 	}
@@ -62,9 +62,11 @@ func spawn(dir string, env []string, cpus string, words ...string) (*process, er
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", words[0], err)
 	}
+	watch.tell("+", p.pid())
 	go func() {
 		defer close(p.done)
 		p.err = p.cmd.Wait()
+		watch.tell("-", p.pid())
 	}()
 	return p, nil
 }
@@ -185,7 +187,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// killAll ends processes that were seen to descend from ours, should they have left the group.
+// killAll ends processes that descend from ours, those too that have left the group.
 func killAll(pids []int) {
 	for _, pid := range pids {
 		if pid > 1 {

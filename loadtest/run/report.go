@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/queueville/queueville/loadtest/report"
-	"github.com/queueville/queueville/loadtest/scenario"
 	"github.com/queueville/queueville/loadtest/simulate"
 )
 
@@ -23,7 +22,7 @@ type Report struct {
 }
 
 // Describe says in the report that it is of real runs, and what is to be known of them.
-func (r *Report) Describe(s *scenario.Scenario) {
+func (r *Report) Describe() {
 	r.Environment.Kind = "real run"
 	r.Assumptions = []string{
 		"Real servers and real job processes on this machine, in real time; the scenario squeezed into its small form. Not Mastodon: each job uses processor time, makes " +
@@ -38,7 +37,6 @@ func (r *Report) Describe(s *scenario.Scenario) {
 				r.Real[i].Engine, r.Real[i].Refused, r.Real[i].Late, r.Real[i].Dropped))
 		}
 	}
-	_ = s
 }
 
 // ErrMissing: a job that was enqueued is nowhere.
@@ -124,7 +122,7 @@ func Compare(real *Outcome, simulated *simulate.Result, length time.Duration) Co
 		}
 		c.Figures = append(c.Figures, f)
 	}
-	last := lastEnd(&simulated.Series)
+	last := simulated.LastEndSeconds
 	if last > 0 {
 		add("jobs_per_second", real.Real.Throughput, round(float64(simulated.Jobs.Done)/last))
 	}
@@ -140,14 +138,4 @@ func Compare(real *Outcome, simulated *simulate.Result, length time.Duration) Co
 	}
 	add("deliveries.p99_seconds", real.Result.Deliveries.P99Seconds, simulated.Deliveries.P99Seconds)
 	return c
-}
-
-// lastEnd is the end of the last interval in which a job ended.
-func lastEnd(s *simulate.Series) float64 {
-	for i := len(s.Done) - 1; i >= 0; i-- {
-		if s.Done[i] > 0 {
-			return s.Seconds[i]
-		}
-	}
-	return 0
 }

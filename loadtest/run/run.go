@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"time"
@@ -30,14 +29,12 @@ type Options struct {
 	// run gives.
 	Worker      []string
 	WorkerFlags []string
-	// JobCPUs and OtherCPUs are processors as taskset reads them ("0", "0-3"). Job processes run on the first, everything that is started besides
-	// on what this process runs on. "" means all.
+	// JobCPUs are processors as taskset reads them ("0", "0-3"): job processes run there, this process and the servers on the others, if there are
+	// any. "" means that all share all.
 	JobCPUs string
 
 	// Progress, if not nil, is told what is being done and how far the run is, 0 to 1.
 	Progress func(doing string, done float64)
-	// Log, if not nil, gets what the job processes said last, when one ends by itself.
-	Log io.Writer
 }
 
 // check fills defaults in and returns every problem.
@@ -71,27 +68,29 @@ type Outcome struct {
 // Real is what only a real run has.
 type Real struct {
 	Engine       simulate.EngineName `json:"engine"`
-	Throughput   float64             `json:"jobs_per_second"`     // done, from the first second to the end of the last job
-	DrainSeconds *float64            `json:"drain_seconds"`       // from the last arrival's time to the end of the last job; null: not within the run
-	P50Seconds   float64             `json:"p50_seconds"`         // of the wait in any queue
-	P99Seconds   float64             `json:"p99_seconds"`         // same
-	Accounting   fates               `json:"accounting"`          // where every job is
-	Refused      int                 `json:"refused"`             // pushes that Redis did not take
-	Late         int                 `json:"late"`                // pushes that were not made, because they were a second late
-	LatestPush   float64             `json:"latest_push_seconds"` // the greatest delay of a push
-	Dropped      int                 `json:"dropped"`             // by the bound on jobs
-	Receivers    Receivers           `json:"receivers"`           //
-	BootSeconds  float64             `json:"boot_seconds"`        // until the processes took jobs
-	PerStep      float64             `json:"iterations_per_µs"`   // of PostgreSQL's loop on this machine
-	Interrupted  bool                `json:"interrupted"`         //
-	Cores        int                 `json:"cores"`               // of the job processes
-	Pinned       bool                `json:"pinned"`              // to cores that nothing else of the run uses
-	MayLose      bool                `json:"may_lose"`            // stock Sidekiq whose processes or Redis were killed: it promises nothing then
-	Machine      int                 `json:"machine_cores"`       //
-	Done         int                 `json:"done"`                //
-	Deferred     int                 `json:"put_off"`             // times that a delivery was put off untried
-	Failures     int                 `json:"runs_that_failed"`    //
-	WhileRunning time.Duration       `json:"ended_after_ns"`      //
+	Throughput   float64             `json:"jobs_per_second"` // done, from the first second to the end of the last job
+	DrainSeconds *float64            `json:"drain_seconds"`   // from the last arrival's time to the end of the last job; null: not within the run
+	P50Seconds   float64             `json:"p50_seconds"`     // of the wait in any queue
+	P99Seconds   float64             `json:"p99_seconds"`
+	Done         int                 `json:"done"`
+	Failures     int                 `json:"runs_that_failed"`
+	Deferred     int                 `json:"put_off"` // times that a delivery was put off untried
+
+	Accounting fates   `json:"accounting"`          // where every job is
+	MayLose    bool    `json:"may_lose"`            // stock Sidekiq whose processes or Redis were killed: it promises nothing then
+	Refused    int     `json:"refused"`             // pushes that Redis did not take
+	Late       int     `json:"late"`                // pushes that were not made, because they were a second late
+	LatestPush float64 `json:"latest_push_seconds"` // the greatest delay of a push
+	Dropped    int     `json:"dropped"`             // by the bound on jobs
+
+	Receivers    Receivers     `json:"receivers"`
+	BootSeconds  float64       `json:"boot_seconds"`      // until the processes took jobs
+	PerStep      float64       `json:"iterations_per_µs"` // of PostgreSQL's loop on this machine
+	Interrupted  bool          `json:"interrupted"`
+	Cores        int           `json:"cores"`         // of the job processes
+	Machine      int           `json:"machine_cores"` // of this machine
+	Pinned       bool          `json:"pinned"`        // the job processes to their cores, everything else of the run to the others
+	WhileRunning time.Duration `json:"ended_after_ns"`
 }
 
 // Receivers is what the other servers saw.
@@ -112,6 +111,20 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 	cfg, err := o.Scenario.Config(o.Engine)
 	if err != nil {
 		return nil, fmt.Errorf("load test: %w", err)
+	}
+	if err := need(ctx, o.JobCPUs != ""); err != nil {
+		return nil, fmt.Errorf("load test: %w", err)
+	}
+	if o.JobCPUs != "" {
+		cpus, err := parseCPUs(o.JobCPUs)
+		if err != nil {
+			return nil, fmt.Errorf("load test: %w", err)
+		}
+		restore, err := confine(cpus)
+		if err != nil {
+			return nil, fmt.Errorf("load test: %w", err)
+		}
+		defer restore()
 	}
 	stage := &o.Scenario.Hardware[0]
 	o.Progress("starting servers", 0)

@@ -27,6 +27,7 @@ import (
 	"github.com/queueville/queueville/loadtest/fediverse"
 	"github.com/queueville/queueville/loadtest/mastodondata"
 	"github.com/queueville/queueville/loadtest/simulate"
+	"github.com/queueville/queueville/loadtest/sink"
 	"github.com/queueville/queueville/loadtest/world"
 )
 
@@ -53,6 +54,7 @@ END $$`
 
 // site is everything besides the job processes: servers on loopback, their data, and Mastodon's directory.
 type site struct {
+	guard    *guard
 	dir      string // removed at the end
 	live     string // Mastodon's directory
 	bundle   string
@@ -87,6 +89,9 @@ func build(ctx context.Context, o *Options, w *world.World, goals simulate.Goals
 		return nil, fmt.Errorf("make a directory: %w", err)
 	}
 	s.live, s.caFile, s.socket = filepath.Join(s.dir, "live"), filepath.Join(s.dir, "ca.pem"), filepath.Join(s.dir, "control")
+	if s.guard, err = startGuard(ctx, s.dir); err != nil {
+		return nil, err
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.startRedis(groupCtx, o) })
 	group.Go(func() (err error) {
@@ -149,16 +154,13 @@ func (s *site) receive(ctx context.Context, o *Options, w *world.World, goals si
 	if err != nil {
 		return fmt.Errorf("make certificates: %w", err)
 	}
-	hosts := make([]fediverse.Host, w.Instances())
-	for i := range hosts {
-		hosts[i] = fediverse.Host{Name: hostName(i), Class: string(w.Temper(int32(i), 0))}
-	}
+	hosts := sink.Hosts(w)
 	s.conduct = &conductor{
 		world: w, length: o.Scenario.Length, books: newBooks(o.MaxJobs), meter: newMeter(w, goals), dests: make([]dest, w.Instances()),
 		address: func(to int32) string { return fediverse.Address(int(to)) },
 	}
 	s.fedi, err = fediverse.Start(ctx, fediverse.Config{
-		Hosts: hosts, Seed: o.Scenario.Seed, Keys: fediverse.KeyMap(keys(data)), Authority: authority, Live: s.conduct,
+		Hosts: hosts, Seed: o.Scenario.Seed, Keys: fediverse.KeyMap(data.PublicKeys()), Authority: authority, Live: s.conduct,
 	})
 	if err != nil {
 		return fmt.Errorf("start the receivers: %w", err)
@@ -170,8 +172,6 @@ func (s *site) receive(ctx context.Context, o *Options, w *world.World, goals si
 	}
 	return nil
 }
-
-func hostName(i int) string { return fmt.Sprintf("i%05d.fedi.test", i) }
 
 // fill makes the tables, and measures what their work costs.
 func (s *site) fill(ctx context.Context, cfg mastodondata.Config, data *mastodondata.Data) error {
@@ -309,6 +309,9 @@ func (s *site) close() error {
 	}
 	if s.redis != nil {
 		problems = append(problems, s.redis.Stop())
+	}
+	if s.guard != nil {
+		problems = append(problems, s.guard.dismiss())
 	}
 	if s.dir != "" {
 		problems = append(problems, os.RemoveAll(s.dir))
