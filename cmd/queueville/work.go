@@ -56,6 +56,9 @@ TSTP takes no new jobs any more, TERM and INT stop: running jobs get --timeout t
 		if len(problems) > 0 {
 			return report(io, problems)
 		}
+		if err := opts.GiveWay(); err != nil {
+			_, _ = fmt.Fprintf(io.err, "queueville: warning: other processes of this host do not come first: %v\n", err)
+		}
 		return work(cmd.Context(), io, opts, release)
 	}
 	return cmd
