@@ -99,11 +99,23 @@ bench-scheduler: setup ## adaptive limits and goals on real servers, 20 minutes;
 bench-%: setup ## one suite: noop, delivery, memory, deadhosts, shared or full
 	scripts/bench.sh -suite $* $(ARGS)
 
+LEAGUE = $(or $(KEEP),bin/loadtest)
+
 .PHONY: loadtest
-loadtest: build ## the league: every scenario simulated under both engines; reports in bin/loadtest
-	@mkdir -p bin/loadtest; missed=0; for s in $$(bin/queueville loadtest scenarios | awk '{print $$1}'); do \
-		bin/queueville loadtest simulate $$s --html bin/loadtest/$$s.html $(ARGS) > bin/loadtest/$$s.txt || { missed=1; echo "$$s: missed"; }; \
-		sed -n '/^stock Sidekiq: /p;/^Queueville: /p' bin/loadtest/$$s.txt | sed "s/^/$$s: /"; done; exit $$missed
+loadtest: build setup ## the league, half an hour: every scenario simulated, and run in short form against Debian's Sidekiq; writes docs/league.md (ARGS="--only viral-post --again")
+	bin/queueville loadtest league --real --keep $(LEAGUE) --out docs/league.md --plots docs/img $(ARGS)
+
+.PHONY: loadtest-simulated
+loadtest-simulated: build ## the same without the real runs, a few minutes
+	bin/queueville loadtest league --keep $(LEAGUE) --out docs/league.md --plots docs/img $(ARGS)
+
+.PHONY: loadtest-fidelity
+loadtest-fidelity: build setup ## are simulations right? real runs of three scenarios against simulated ones, half an hour on a quiet machine
+	bin/queueville loadtest fidelity --keep $(LEAGUE) $(ARGS)
+
+.PHONY: loadtest-fleet
+loadtest-fleet: build ## an hour of 200 hosts at 3,000 jobs a second, simulated under both engines
+	time bin/queueville loadtest simulate loadtest/simulate/testdata/fleet.yaml $(ARGS)
 
 .PHONY: soak-dbpool
 soak-dbpool: setup ## the connection budget: a million steps of its protocol, then 40 processes under faults for SOAK=10m

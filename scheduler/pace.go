@@ -2,8 +2,10 @@ package scheduler
 
 import "time"
 
+// PaceStep is the distance of two places of a Pace without better knowledge: about what two connections to an ordinary server get through.
+const PaceStep = 150 * time.Millisecond
+
 const (
-	PaceStep  = 150 * time.Millisecond // about what two connections to an ordinary server get through
 	leastHold = 5 * time.Second
 	mostHold  = time.Hour // a line that is longer begins again from the front
 )

@@ -150,7 +150,7 @@ func simulateAndReport(ctx context.Context, io stdio, s *scenario.Scenario, chan
 	}
 	var results []*simulate.Result
 	for _, engine := range list {
-		r, err := simulateOne(ctx, io, s, engine, out.quiet)
+		r, err := simulateOne(ctx, io, s, engine, string(engine), out.quiet)
 		if err != nil {
 			return err
 		}
@@ -172,15 +172,15 @@ func simulateAndReport(ctx context.Context, io stdio, s *scenario.Scenario, chan
 	return nil
 }
 
-// simulateOne runs one engine under a progress bar on standard error.
-func simulateOne(ctx context.Context, io stdio, s *scenario.Scenario, engine simulate.EngineName, quiet bool) (*simulate.Result, error) {
+// simulateOne runs one engine under a progress bar on standard error, which says what is run.
+func simulateOne(ctx context.Context, io stdio, s *scenario.Scenario, engine simulate.EngineName, what string, quiet bool) (*simulate.Result, error) {
 	cfg, err := s.Config(engine)
 	if err != nil {
 		return nil, &exitError{code: exitConfig, err: err}
 	}
 	var bar *progressbar.ProgressBar
 	if terminal(io.err) && !quiet {
-		bar = progressbar.NewOptions(1000, progressbar.OptionSetWriter(io.err), progressbar.OptionSetDescription(fmt.Sprintf("%-10s", engine)),
+		bar = progressbar.NewOptions(1000, progressbar.OptionSetWriter(io.err), progressbar.OptionSetDescription(fmt.Sprintf("%-10s", what)),
 			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
 	}
 	cfg.Progress = func(done float64) bool {

@@ -57,11 +57,11 @@ type Compared struct {
 }
 
 // Off is how far a simulated figure is from the median of the real ones.
-func Off(simulated, real float64) float64 {
-	if simulated == real {
+func Off(simulated, measured float64) float64 {
+	if simulated == measured {
 		return 0
 	}
-	return (simulated - real) / math.Max(math.Abs(real), 1e-9)
+	return (simulated - measured) / math.Max(math.Abs(measured), 1e-9)
 }
 
 // Holds says whether throughput, drain time and 99th percentile are all within 15 %.
@@ -76,7 +76,7 @@ func (c *Compared) Holds() bool {
 
 // Fidelity is everything that was compared.
 type Fidelity struct {
-	Calibration map[simulate.EngineName]simulate.Overhead
+	Calibration simulate.Overhead
 	Compared    []Compared
 	Repeats     int
 }
@@ -84,14 +84,11 @@ type Fidelity struct {
 // CompareReal measures what each engine needs on this machine for each job besides the job's own work, then runs every wanted scenario for real, so many
 // times under each engine, and simulates it with those constants. What is kept is not run anew. Only what has all its runs is compared.
 func CompareReal(ctx context.Context, o *Options, repeats int) (*Fidelity, error) {
-	f := &Fidelity{Calibration: map[simulate.EngineName]simulate.Overhead{}, Repeats: repeats}
+	f := &Fidelity{Repeats: repeats}
 	var problems []error
-	for _, engine := range Engines {
-		over, err := calibrate(ctx, o, engine)
-		if err != nil {
-			return nil, err
-		}
-		f.Calibration[engine] = over
+	var err error
+	if f.Calibration, err = calibrate(ctx, o); err != nil {
+		return nil, err
 	}
 	for i, name := range FidelityNames {
 		if !o.wants(name) {
@@ -116,7 +113,7 @@ func CompareReal(ctx context.Context, o *Options, repeats int) (*Fidelity, error
 			}
 			c.Median = median(c.Real)
 			var err error
-			if c.Simulated, c.About, err = predicted(name, engine, f.Calibration[engine]); err != nil {
+			if c.Simulated, c.About, err = predicted(name, engine, f.Calibration); err != nil {
 				return f, err
 			}
 			f.Compared = append(f.Compared, c)
@@ -201,33 +198,43 @@ func figures(r *simulate.Result, length time.Duration) Measured {
 	return m
 }
 
-// calibrate measures what an engine needs on this machine for each job besides the job's own work: two short real runs without waiting, against
-// simulations in which everything else is free.
-func calibrate(ctx context.Context, o *Options, engine simulate.EngineName) (simulate.Overhead, error) {
-	free := simulate.Overhead{Fetch: -1}
-	var real, bare [2]Measured
-	for i, name := range calibrations {
-		o.Doing(fmt.Sprintf("%s, %s", name, engine), 0)
-		var err error
-		if real[i], err = measured(ctx, o, name, engine, 0); err != nil {
-			return free, err
-		}
-		if bare[i], _, err = predicted(name, engine, free); err != nil {
-			return free, err
+// calibrate measures what jobs need on this machine besides their own work: two short real runs with little waiting for each engine, against
+// simulations in which everything besides is free. What Ruby needs for a job under its lock is the same code under both engines, so stock Sidekiq's runs
+// say it; what Queueville's need beyond that is its worker's.
+func calibrate(ctx context.Context, o *Options) (simulate.Overhead, error) {
+	over := simulate.Overhead{Fetch: -1, HandOver: -1}
+	var spare, database [2]float64 // seconds, by engine
+	var ruby, queries [2]int
+	for k, engine := range Engines {
+		for _, name := range calibrations {
+			o.Doing(fmt.Sprintf("%s, %s", name, engine), 0)
+			made, err := measured(ctx, o, name, engine, 0)
+			if err != nil {
+				return over, err
+			}
+			bare, _, err := predicted(name, engine, simulate.Overhead{Fetch: -1, HandOver: -1})
+			if err != nil {
+				return over, err
+			}
+			spare[k] += made.CPU - bare.CPU
+			database[k] += made.Database - bare.Database
+			queries[k] += bare.Queries
+			ruby[k] += made.Done
+			if engine == simulate.Queueville {
+				ruby[k] -= made.Deliveries
+			}
 		}
 	}
 	per := func(seconds float64, n int) time.Duration {
-		return time.Duration(max(0, seconds) / float64(max(1, n)) * float64(time.Second)).Round(time.Microsecond)
+		d := time.Duration(seconds / float64(max(1, n)) * float64(time.Second)).Round(time.Microsecond)
+		if d <= 0 {
+			return -1 // none; 0 would be the default
+		}
+		return d
 	}
-	over := simulate.Overhead{Fetch: per(real[0].CPU-bare[0].CPU, real[0].Done), Query: per(real[0].Database-bare[0].Database, bare[0].Queries)}
-	// Of the second one's jobs most are deliveries, which are native under Queueville.
-	rest := real[1].Done - real[1].Deliveries
-	if engine == simulate.Queueville {
-		over.Native = per(real[1].CPU-bare[1].CPU-over.Fetch.Seconds()*float64(rest), real[1].Deliveries)
-	}
-	if over.Fetch == 0 {
-		over.Fetch = -1
-	}
+	over.Fetch = per(spare[0], ruby[0])
+	over.HandOver = per(spare[1]-float64(ruby[1])*max(0, over.Fetch).Seconds(), ruby[1])
+	over.Query = max(0, per(database[0], queries[0]))
 	return over, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,11 +17,8 @@ import (
 	"github.com/queueville/queueville/loadtest/simulate"
 )
 
-// The short form of a real run.
-const (
-	RealLength = 20 * time.Second
-	RealDrain  = 40 * time.Second
-)
+// RealLength is how long jobs arrive in the short form of a real run. What is left then may take twice as long.
+const RealLength = 20 * time.Second
 
 // Engines are both, in the order of the tables.
 var Engines = []simulate.EngineName{simulate.Sidekiq, simulate.Queueville}
@@ -31,19 +29,13 @@ type Options struct {
 	Only    []string                        // scenarios; none means all
 	Again   bool                            // runs what is kept anew
 	Real    bool                            // real runs too
+	Length  time.Duration                   // of their arrivals; 0 means RealLength
 	Worker  []string                        // words that start the worker, for real runs
 	Version string                          // of this program
 	Doing   func(what string, done float64) // told what is being done
 }
 
-func (o *Options) wants(name string) bool {
-	for _, only := range o.Only {
-		if only == name {
-			return true
-		}
-	}
-	return len(o.Only) == 0
-}
+func (o *Options) wants(name string) bool { return len(o.Only) == 0 || slices.Contains(o.Only, name) }
 
 // Row is what a table says of one run.
 type Row struct {
@@ -52,7 +44,8 @@ type Row struct {
 	Version  string              `json:"version"`
 	Machine  Machine             `json:"machine"`
 	Seed     uint64              `json:"seed"`
-	Met      bool                `json:"met"` // the scenario's thresholds
+	Length   float64             `json:"length_seconds,omitempty"` // of a real run's arrivals
+	Met      bool                `json:"met"`                      // the scenario's thresholds
 	Missed   []string            `json:"missed,omitempty"`
 	InTime   float64             `json:"in_time"`
 	P99      float64             `json:"deliveries_p99_seconds"`
@@ -105,7 +98,7 @@ func League(ctx context.Context, o *Options) ([]Row, []Row, error) {
 			if !o.Real || ctx.Err() != nil {
 				continue
 			}
-			_, err = kept(o, file(o.Dir, "real", name, engine), func() (Row, error) { return real(ctx, o, name, engine) })
+			_, err = kept(o, file(o.Dir, "real", name, engine), func() (Row, error) { return forReal(ctx, o, name, engine) })
 			problems = append(problems, err)
 		}
 		if ctx.Err() != nil {
@@ -123,14 +116,14 @@ func file(dir, kind, name string, engine simulate.EngineName) string {
 }
 
 // kept reads a file, or makes what belongs there and writes it.
-func kept[T any](o *Options, name string, make func() (T, error)) (T, error) {
+func kept[T any](o *Options, name string, run func() (T, error)) (T, error) {
 	var v T
 	if !o.Again {
 		if text, err := os.ReadFile(name); err == nil && json.Unmarshal(text, &v) == nil {
 			return v, nil
 		}
 	}
-	v, err := make()
+	v, err := run()
 	if err != nil {
 		return v, err
 	}
@@ -200,12 +193,16 @@ func simulated(ctx context.Context, o *Options, name string, engine simulate.Eng
 	return row, nil
 }
 
-func real(ctx context.Context, o *Options, name string, engine simulate.EngineName) (Row, error) {
+func forReal(ctx context.Context, o *Options, name string, engine simulate.EngineName) (Row, error) {
 	s, err := load(name)
 	if err != nil {
 		return Row{}, err
 	}
-	small, err := run.Small(s, run.Form{Length: RealLength, Drain: RealDrain, Machine: runtime.NumCPU()})
+	length := o.Length
+	if length == 0 {
+		length = RealLength
+	}
+	small, err := run.Small(s, run.Form{Length: length, Drain: 2 * length, Machine: runtime.NumCPU()})
 	if err != nil {
 		return Row{}, err
 	}
@@ -218,6 +215,7 @@ func real(ctx context.Context, o *Options, name string, engine simulate.EngineNa
 		return Row{}, context.Cause(ctx)
 	}
 	row := rowOf(small, out.Result, o.Version)
+	row.Length = length.Seconds()
 	row.Machine, row.Rate, row.Drain, row.Lost, row.Steal = ThisMachine(), out.Real.Throughput, out.Real.DrainSeconds, out.Real.Accounting.Missing, steal().since(before)
 	return row, nil
 }

@@ -50,8 +50,8 @@ func WritePage(w io.Writer, sims, reals []Row) error {
 		p.say("Not run yet.\n")
 		return p.err
 	}
-	p.say("Each in short form: its whole course squeezed into %v, then at most %v to drain, on one machine that also runs Redis, PostgreSQL, the receivers and the generator. "+
-		"Debian's Sidekiq against Queueville's worker, one after the other. Not Mastodon: jobs compute, ask and wait as much as the scenario says. Seed %s; %s.\n\n", RealLength, RealDrain, seeds(reals), environment(reals))
+	p.say("Each in short form: its whole course squeezed into %.0f s, then at most twice that to drain, on one machine that also runs Redis, PostgreSQL, the receivers and the generator. "+
+		"Debian's Sidekiq against Queueville's worker, one after the other. Not Mastodon: jobs compute, ask and wait as much as the scenario says. Seed %s; %s.\n\n", reals[0].Length, seeds(reals), environment(reals))
 	p.say("![deliveries in time, real runs](img/league-in-time-real.svg)\n\n")
 	table(p, reals)
 	p.say("\n| real run | jobs/s, Sidekiq | Queueville | drained after, Sidekiq | Queueville | others took of the machine |\n|---|--:|--:|--:|--:|--:|\n")
@@ -183,14 +183,8 @@ func thousands(n int) string {
 // WritePage writes what docs/loadtest.md has of it.
 func (f *Fidelity) WritePage(w io.Writer) error {
 	p := &page{w: w}
-	for _, engine := range Engines {
-		c := f.Calibration[engine]
-		p.say("Calibrated, %s: %v a job of Ruby", engine, max(0, c.Fetch))
-		if engine == simulate.Queueville {
-			p.say(", %v more a delivery", c.Native)
-		}
-		p.say(", %v of PostgreSQL a query.\n", c.Query)
-	}
+	c := &f.Calibration
+	p.say("Calibrated: %v a job of Ruby under its lock, %v of Queueville's worker for it, %v of PostgreSQL a query.\n", max(0, c.Fetch), max(0, c.HandOver), c.Query)
 	p.say("\n| scenario | engine | jobs/s, real | simulated | | drain, real | simulated | | p99 of deliveries, real | simulated | | others took |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for i := range f.Compared {
 		c := &f.Compared[i]
@@ -221,4 +215,6 @@ func (f *Fidelity) WritePage(w io.Writer) error {
 	return p.err
 }
 
-func off(simulated, real float64) string { return fmt.Sprintf("%+.0f %%", 100*Off(simulated, real)) }
+func off(simulated, measured float64) string {
+	return fmt.Sprintf("%+.0f %%", 100*Off(simulated, measured))
+}

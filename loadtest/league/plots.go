@@ -83,14 +83,15 @@ func inTimeBars(rows []Row) ([]byte, error) {
 		p.Legend.Add(label, bars)
 	}
 	p.NominalY(labels...)
-	p.Legend.Left, p.Legend.XOffs, p.Legend.YOffs = true, vg.Points(4), vg.Points(-28)
+	p.Legend.Left, p.Legend.YOffs = true, vg.Points(-46) // below the axis
 	p.Legend.ThumbnailWidth = vg.Points(10)
-	p.Y.Padding = vg.Points(4)
+	p.Y.Padding = vg.Points(14) // whoever looks at it may have a wider font
 	canvas := vgsvg.New(width, height)
-	p.Draw(draw.Crop(draw.New(canvas), vg.Points(6), vg.Points(-14), vg.Points(18), vg.Points(-6)))
+	p.Draw(draw.Crop(draw.New(canvas), vg.Points(16), vg.Points(-14), vg.Points(30), vg.Points(-6)))
 	var text bytes.Buffer
 	if _, err := canvas.WriteTo(&text); err != nil {
 		return nil, err
 	}
-	return text.Bytes(), nil
+	// The font that it was set with is not everywhere.
+	return bytes.ReplaceAll(text.Bytes(), []byte("font-family:Liberation Sans"), []byte("font-family:'Liberation Sans',Arial,Helvetica,sans-serif")), nil
 }

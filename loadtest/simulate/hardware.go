@@ -100,9 +100,9 @@ type Config struct {
 
 // Overhead is what a job takes besides its own work. The zero value means docs/benchmarks.md's figures; loadtest/league measures those of a machine.
 type Overhead struct {
-	Fetch  time.Duration `json:"fetch_ns"`  // processor time under Ruby's lock, of a job of Ruby; 0 means 250 µs, −1 none
-	Native time.Duration `json:"native_ns"` // processor time of the worker, of a delivery that it makes itself
-	Query  time.Duration `json:"query_ns"`  // of PostgreSQL's processor, of each query
+	Fetch    time.Duration `json:"fetch_ns"`     // processor time under Ruby's lock, of a job of Ruby; 0 means 250 µs, −1 none
+	HandOver time.Duration `json:"hand_over_ns"` // processor time of the worker, of the same; 0 means 130 µs, −1 none
+	Query    time.Duration `json:"query_ns"`     // of PostgreSQL's processor, of each query
 }
 
 const (
@@ -135,7 +135,10 @@ func (c *Config) check() error {
 	if c.Overhead.Fetch == 0 {
 		c.Overhead.Fetch = fetchTime
 	}
-	c.Overhead.Fetch = max(0, c.Overhead.Fetch)
+	if c.Overhead.HandOver == 0 {
+		c.Overhead.HandOver = handOver
+	}
+	c.Overhead.Fetch, c.Overhead.HandOver = max(0, c.Overhead.Fetch), max(0, c.Overhead.HandOver)
 	if c.Native == 0 {
 		c.Native = 512
 	}

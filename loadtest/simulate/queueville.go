@@ -25,7 +25,7 @@ const (
 	nativeConns = 5   // --db-connections
 	mixedAhead  = 500 // jobs of Ruby in hand that came from a queue of deliveries
 	stepEvery   = int64(250 * time.Millisecond)
-	handOver    = int64(130 * time.Microsecond) // the worker's own work for a job of Ruby (docs/full-mode.md)
+	handOver    = 130 * time.Microsecond // the worker's own work for a job of Ruby (docs/full-mode.md)
 	workerGiB   = 0.08
 	childGiB    = 0.25 // of a forked process that is its own
 

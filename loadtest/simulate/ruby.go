@@ -272,7 +272,7 @@ func (w *workerModel) start(job *world.Job, p *proc, share float64) {
 	id := w.e.s.begin(job, p, false)
 	t := &w.e.s.tasks[id]
 	t.share, t.beside = share, int32(beside)
-	w.m.busy += handOver // a worker's own work; beside what is modelled as tasks it is too little to wait for
+	w.m.busy += int64(w.e.s.cfg.Overhead.HandOver) // a worker's own work; beside what is modelled as tasks it is too little to wait for
 	w.level(foreign)
 }
 

@@ -75,6 +75,8 @@ type destination struct {
 	second int32
 	sent   uint16
 	fails  uint8 // in a row, for the breaker per inbox
+	kept   uint8 // connections from earlier requests
+	until  int64 // which they are kept until
 	redTo  int64
 }
 

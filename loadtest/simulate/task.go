@@ -56,7 +56,7 @@ func (s *sim) begin(job *world.Job, p *proc, native bool) int32 {
 	p.running++
 	s.running++
 	d := s.cfg.World.Demand(job)
-	cpu := int64(float64(d.CPU+s.cfg.Overhead.Fetch) / p.host.Speed)
+	cpu := int64(float64(d.CPU)/p.host.Speed) + int64(s.cfg.Overhead.Fetch)
 	nat := int64(float64(d.Native) / p.host.Speed)
 	class := &world.ClassTable[job.Class]
 	n := 0
@@ -67,7 +67,7 @@ func (s *sim) begin(job *world.Job, p *proc, native bool) int32 {
 	switch {
 	case native:
 		// Keys, accounts and domains come from caches; what is left is one request and its signature.
-		add(stepCPU, int64(float64(d.GoCPU+s.cfg.Overhead.Native)/p.host.Speed), 0)
+		add(stepCPU, int64(float64(d.GoCPU)/p.host.Speed), 0)
 		add(stepNet, 0, 0)
 	case class.Net != world.NetNone:
 		add(stepCPU, cpu/3, 0)
@@ -121,7 +121,7 @@ func (s *sim) enter(id int32) {
 		s.met.queries += st.queries
 		s.wake(id, s.db.run(s.now, st.amount+int64(st.queries)*int64(s.cfg.Overhead.Query), st.queries))
 	case stepNet:
-		t.answer = s.request(&t.job)
+		t.answer = s.request(&t.job, t.native)
 		s.wake(id, s.now+int64(t.answer.Took))
 	case stepEnd:
 		s.finish(id, t.answer.Verdict >= world.Failed)
@@ -204,23 +204,57 @@ func (s *sim) disconnect(p *proc) {
 	p.open = 0
 }
 
+// Connections that are kept for the next request, by Ruby (a pool) and by Queueville (activitypub.Config).
+const (
+	rubyKeeps   = int64(60 * time.Second)
+	nativeKeeps = int64(30 * time.Second)
+	// connecting and answering are the time-outs of both.
+	connecting = 5 * time.Second
+	answering  = 10 * time.Second
+)
+
 // request sends a request to the far side, and counts how busy that is.
-func (s *sim) request(job *world.Job) world.Answer {
-	busy := 0
-	if job.Dest >= 0 {
-		second := int32(s.now / int64(time.Second))
-		d := &s.dests[job.Dest]
-		if d.redTo > s.now && world.ClassTable[job.Class].Net == world.NetDelivery { // Mastodon's breaker: fails without being tried
-			return world.Answer{Verdict: world.Failed}
-		}
-		if d.second != second {
-			d.second, d.sent = second, 0
-		}
-		d.sent++
-		busy = int(d.sent)
+func (s *sim) request(job *world.Job, native bool) world.Answer {
+	if job.Dest < 0 {
+		return s.cfg.World.Attempt(job, time.Duration(s.now), 0)
 	}
-	return s.cfg.World.Attempt(job, time.Duration(s.now), busy)
+	second := int32(s.now / int64(time.Second))
+	d := &s.dests[job.Dest]
+	if d.redTo > s.now && world.ClassTable[job.Class].Net == world.NetDelivery { // Mastodon's breaker: fails without being tried
+		return world.Answer{Verdict: world.Failed}
+	}
+	if d.second != second {
+		d.second, d.sent = second, 0
+	}
+	d.sent++
+	a := s.cfg.World.Attempt(job, time.Duration(s.now), int(d.sent))
+	if world.ClassTable[job.Class].Net != world.NetDelivery {
+		return a
+	}
+	keeps := rubyKeeps
+	if native {
+		keeps = nativeKeeps
+	}
+	switch {
+	case a.Verdict == world.Accepted:
+		if d.until < s.now {
+			d.kept = 0
+		}
+		d.kept, d.until = min(d.kept+1, mostKept), s.now+int64(a.Took)+keeps
+	case a.Verdict == world.TimedOut && s.cfg.World.Temper(job.Dest, time.Duration(s.now)) == world.Dark:
+		switch {
+		case d.kept > 0 && s.now < d.until: // a connection from better times: nothing says that it is dead but that no answer comes
+			d.kept--
+			a.Took = answering
+		case native: // all addresses within one limit
+			a.Took = connecting
+		}
+	}
+	return a
 }
+
+// mostKept is how many connections to one destination are kept: about as many as were open at once.
+const mostKept = 2
 
 // finish ends a task: what it leaves behind is pushed, or it is retried, or it is over.
 func (s *sim) finish(id int32, failed bool) {
