@@ -35,6 +35,7 @@ type Host struct {
 	failedAt  time.Time   // when the last counted failure was seen; what started before it belongs to it
 	kind      FailureKind // of the last failure
 	openUntil time.Time   // zero: closed
+	opened    time.Time   // when the breaker opened that is or was open
 	backoff   time.Duration
 	first     time.Duration // the first backoff; 0: firstBackoff
 	recovered time.Time
@@ -161,7 +162,9 @@ func (e *Host) alive(started, now time.Time, delivered bool) {
 	if !e.openUntil.IsZero() {
 		// Start over gently: whoever was held comes back at about the same time, and a host that just recovered is easily pushed over.
 		e.openUntil, e.probing, e.limit, e.recovered = time.Time{}, false, 1, now
-		e.reopen(now)
+		if !started.Before(e.opened) { // else it was under way when the host broke, and the host was hardly away
+			e.reopen(now)
+		}
 		e.peak.Add(now)
 		return
 	}
@@ -226,6 +229,9 @@ func (e *Host) open(now time.Time, spread func() float64) {
 		first = firstBackoff
 	}
 	e.backoff = min(max(2*e.backoff, first), maxBackoff)
+	if e.openUntil.IsZero() {
+		e.opened = now
+	}
 	e.openUntil = now.Add(time.Duration(float64(e.backoff) * (0.9 + 0.2*spread())))
 	e.probing, e.failedAt, e.damper = false, now, nil
 }

@@ -67,6 +67,30 @@ func (h *Hosts) Snapshot(n int) []HostState {
 	return slices.Clip(states[:min(max(n, 0), len(states))])
 }
 
+// Bound returns at most n destinations that could have got more requests lately but for something of ours or theirs: those first that came back,
+// then those at their limit, those that asked for patience and those that are down; of each the busiest first.
+func (h *Hosts) Bound(n int) []HostState {
+	now := time.Now()
+	var states []HostState
+	h.mu.Lock()
+	for _, e := range h.entries {
+		if e.bound(now) != "" {
+			states = append(states, e.state(now))
+		}
+	}
+	h.mu.Unlock()
+	rank := map[string]int{boundReopening: 0, boundLimit: 1, boundPatience: 2, boundDown: 3}
+	slices.SortFunc(states, func(a, b HostState) int {
+		return cmp.Or(
+			cmp.Compare(rank[a.Bound], rank[b.Bound]),
+			cmp.Compare(b.InFlight, a.InFlight),
+			cmp.Compare(b.Peak, a.Peak),
+			cmp.Compare(b.Delivered+b.Failed, a.Delivered+a.Failed),
+			cmp.Compare(a.Host, b.Host))
+	})
+	return slices.Clip(states[:min(max(n, 0), len(states))])
+}
+
 // Counts sums up the states.
 func (h *Hosts) Counts() HostCounts {
 	now := time.Now()

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/queueville/queueville/internal/mastodonenv"
+	"github.com/queueville/queueville/scheduler"
 )
 
 // Options are what a person can set. Each is a flag, and a key of the same name (with _ for -) in the configuration file; flags win.
@@ -50,6 +51,7 @@ type Options struct {
 	Policy        string        `toml:"policy"`
 	Stated        int           `toml:"stated_concurrency"`
 	PerHost       int           `toml:"per_host"`
+	RetryShare    float64       `toml:"retry_share"`
 	DBConnections int           `toml:"db_connections"`
 	DBPriority    int           `toml:"db_priority"`
 	Cluster       string        `toml:"cluster"`
@@ -70,7 +72,7 @@ type Options struct {
 // DefaultOptions are the options with nothing set.
 func DefaultOptions() *Options {
 	return &Options{
-		Canary: "100%", Concurrency: 512, Limits: limitsFixed, CPUTarget: 95, Stated: 25, PerHost: 8, DBConnections: 5, StopTimeout: 25 * time.Second,
+		Canary: "100%", Concurrency: 512, Limits: limitsFixed, CPUTarget: 95, Stated: 25, PerHost: 8, RetryShare: 100 * scheduler.DefaultRetryShare, DBConnections: 5, StopTimeout: 25 * time.Second,
 		Metrics: "127.0.0.1:9395", MetricsPrefix: "ruby_", LogFormat: "auto", LogLevel: "info", BusyMirror: true,
 		RubyThreads: 25, RubyMemoryMB: 2048, RubyStuck: "report",
 	}
@@ -110,6 +112,7 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.StringVar(&o.Policy, "policy", o.Policy, "which owned queue is next: goals, weighted or strict (default: weighted if weights are given, else strict, as Sidekiq)")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
 	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most")
+	f.Float64Var(&o.RetryShare, "retry-share", o.RetryShare, "`PERCENT` of starts and slots that deliveries which have failed before may take while others want them (100: no bound)")
 	f.IntVar(&o.DBConnections, "db-connections", o.DBConnections, "Postgres connections of deliveries at most, within the cluster's budget (0: the budget alone bounds them)")
 	f.IntVar(&o.DBPriority, "db-priority", o.DBPriority, "who gets connections first when the budget is short: the higher `N`umber, -100 to 100")
 	f.StringVar(&o.Cluster, "cluster", o.Cluster, "`NAME` of the workers that share the connection budget (default: LOCAL_DOMAIN)")
@@ -239,6 +242,9 @@ func (o *Options) read() (plan, []mastodonenv.Problem) {
 	}
 	if o.MaxRate < 0 || math.IsNaN(o.MaxRate) || math.IsInf(o.MaxRate, 0) || o.MaxRate > 0 && o.MaxRate < 0.01 {
 		bad("max-rate", "use a number of jobs a second, or 0 for no limit", "%v is out of range", o.MaxRate)
+	}
+	if math.IsNaN(o.RetryShare) || o.RetryShare < 1 || o.RetryShare > 100 {
+		bad("retry-share", "use a percentage between 1 and 100", "%v is out of range", o.RetryShare)
 	}
 	o.readScheduling(bad)
 	o.readAddresses(bad)

@@ -174,7 +174,7 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 	if s.opts.Metrics != "" && !s.opts.Check { // a check does not listen: the worker that runs already may
 		cfg := workmetrics.Config{
 			Prefix: s.opts.MetricsPrefix, Store: s.Store, Hosts: s.Deliverer.Hosts(), Outage: s.Deliverer.LocalOutage, Signer: s.Signer, Version: s.env.Version,
-			Stated: s.opts.Stated, Load: func() worker.Load { return s.Worker.Load() },
+			Stated: s.opts.Stated, Load: func() worker.Load { return s.Worker.Load() }, Retries: func() worker.RetryLoad { return s.Worker.Retries() },
 		}
 		if s.servers.db.manager != nil {
 			cfg.Database, cfg.LeaseEvents = s.servers.db.manager.Stats, s.servers.db.events
@@ -284,7 +284,7 @@ func (s *Sidecar) workerConfig(identity, host string) worker.Config {
 		Handlers: []worker.Handler{deliveryjobs.NewHandler(s.Deliverer, observe)},
 		Gate:     deliveryjobs.NewGate(s.Deliverer.Hosts()),
 		Owned:    owned, Policy: scheduler.Policy(s.opts.Policy), Goals: scheduler.MastodonGoals(), Watch: s.opts.Limits == limitsAdaptive, ForeignTo: s.opts.ForeignTo, Shared: s.plan.shared, Share: s.plan.share, OnlyHosts: s.plan.onlyHosts, MaxRate: s.opts.MaxRate,
-		Concurrency: s.opts.Concurrency, StopTimeout: s.opts.StopTimeout, PollAverage: s.opts.PollAverage,
+		Concurrency: s.opts.Concurrency, RetryShare: s.opts.RetryShare / 100, StopTimeout: s.opts.StopTimeout, PollAverage: s.opts.PollAverage,
 		MirrorBusy: s.opts.BusyMirror, Metrics7: true, Metrics8: true,
 		Jitter7: s.config.Version.Known() && !s.config.Version.AtLeast(4, 5),
 		Logger:  s.env.Log,
@@ -338,7 +338,7 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 	w := status.Worker{
 		Owned: s.plan.owned, Shared: s.plan.shared, ForeignTo: s.opts.ForeignTo, Share: s.plan.share,
 		InHand: load.InHand, Waiting: load.Waiting, Running: load.Running, Concurrency: load.Concurrency,
-		Signer: s.Signer, HostsDown: s.hostsDown(), Ruby: s.rubyState(),
+		Signer: s.Signer, HostsDown: s.Deliverer.Hosts().Counts().Down, Ruby: s.rubyState(), Destinations: s.destinations(), Retries: s.retries(),
 		Database: s.servers.db.state(s.opts.RubyThreads), Limits: s.limits(),
 	}
 	if us, since, why := s.Deliverer.LocalOutage(); us {
@@ -349,17 +349,6 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 		return nil // a struct of strings and numbers
 	}
 	return data
-}
-
-// hostsDown counts the destinations that only probes go to, among the few hundred that matter most.
-func (s *Sidecar) hostsDown() int {
-	n := 0
-	for _, h := range s.Deliverer.Hosts().Snapshot(500) {
-		if h.State == "down" {
-			n++
-		}
-	}
-	return n
 }
 
 // Close ends a Sidecar that was never run.

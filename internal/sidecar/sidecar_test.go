@@ -80,6 +80,7 @@ func TestOptions(t *testing.T) {
 		"a resolver without a port":          {func(o *sidecar.Options) { o.Resolver = "127.0.0.1" }, "--resolver"},
 		"limits of another kind":             {func(o *sidecar.Options) { o.Limits = "magic" }, `--limits: "magic" is unknown; use fixed or adaptive`},
 		"a share of no processor":            {func(o *sidecar.Options) { o.CPUTarget = 0 }, "--cpu-target"},
+		"no retries at all":                  {func(o *sidecar.Options) { o.RetryShare = 0 }, "--retry-share: 0 is out of range; use a percentage between 1 and 100"},
 		"an order of another kind":           {func(o *sidecar.Options) { o.Policy = "fifo" }, `--policy: "fifo" is unknown`},
 		"a long stop":                        {func(o *sidecar.Options) { o.StopTimeout = 0 }, "--timeout"},
 	}

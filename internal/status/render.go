@@ -96,6 +96,9 @@ func renderProcesses(b *strings.Builder, s *Status) {
 				_, _ = fmt.Fprintf(t, "  its limit: %s\t\t%d\t%s\t\t-\n", name(p.Worker.Limits[i].Lane), p.Worker.Limits[i].Limit, cut(p.Worker.Limits[i].explain(), noteRunes))
 			}
 		}
+		if p.Worker != nil {
+			renderDestinations(t, p.Worker)
+		}
 		if p.Worker != nil && p.Worker.Database != nil {
 			renderLease(t, p.Worker.Database)
 		}

@@ -79,6 +79,9 @@ type Worker struct {
 	Ruby        *Ruby    `json:"ruby,omitempty"`         // in full mode
 	Database    *Lease   `json:"database,omitempty"`     // its part of the connection budget
 	Limits      []Limit  `json:"limits,omitempty"`       // of its lanes, when they are found by trial
+
+	Destinations *Destinations `json:"destinations,omitempty"`
+	Retries      *Retries      `json:"retries,omitempty"`
 }
 
 // Limit is what a lane may run at once, and what binds it.

@@ -64,6 +64,8 @@ type Config struct {
 	Database    func() dbpool.Stats // of the connection budget; nil without a lease
 	LeaseEvents *LeaseEvents        // begins to count; nil with a nil Database
 
+	Retries func() worker.RetryLoad // what retries take; nil: not shown
+
 	Limits func() []scheduler.Decision // of lanes whose limits are found by trial; nil without
 }
 
@@ -104,6 +106,9 @@ func New(cfg Config) *Metrics {
 	}
 	if cfg.Database != nil {
 		cfg.LeaseEvents.to.Store(newDatabaseMetrics(m, cfg.Database))
+	}
+	if cfg.Hosts != nil || cfg.Retries != nil {
+		newDestinationMetrics(m, &cfg)
 	}
 	if cfg.Limits != nil {
 		newLimitMetrics(m, cfg.Limits)
