@@ -51,7 +51,8 @@ func WritePage(w io.Writer, sims, reals []Row) error {
 		return p.err
 	}
 	p.say("Each in short form: its whole course squeezed into %.0f s, then at most twice that to drain, on one machine that also runs Redis, PostgreSQL, the receivers and the generator. "+
-		"Debian's Sidekiq against Queueville's worker, one after the other. Not Mastodon: jobs compute, ask and wait as much as the scenario says. Seed %s; %s.\n\n", reals[0].Length, seeds(reals), environment(reals))
+		"Debian's Sidekiq against Queueville's worker, one after the other. Not Mastodon: jobs compute, ask and wait as much as the scenario says. "+
+		"In so short a form most scenarios hardly load a machine: they show that every job is accounted for rather than who is faster, and whatever else the machine does shows in them. Seed %s; %s.\n\n", reals[0].Length, seeds(reals), environment(reals))
 	p.say("![deliveries in time, real runs](img/league-in-time-real.svg)\n\n")
 	table(p, reals)
 	p.say("\n| real run | jobs/s, Sidekiq | Queueville | drained after, Sidekiq | Queueville | others took of the machine |\n|---|--:|--:|--:|--:|--:|\n")
