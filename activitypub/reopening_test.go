@@ -165,3 +165,23 @@ func TestLimitIsNamed(t *testing.T) {
 		t.Errorf("bound = %q after nothing has had to wait", s)
 	}
 }
+
+// An answer that was under way when the breaker opened shows that the host was hardly away: nothing was held back for it, so nothing is damped.
+func TestNoReopeningOfWhatWasHardlyAway(t *testing.T) {
+	t.Parallel()
+	h := testHosts(100)
+	now := time.Now()
+	h.run(&now, "a", 8, KindNone, 0)
+	slow := now
+	h.Acquire("a", now)
+	now = now.Add(time.Millisecond)
+	h.run(&now, "a", 3, KindRefused, 0)
+	if h.Counts().Down != 1 {
+		t.Fatalf("Counts = %+v", h.Counts())
+	}
+	h.observe("a", slow, now, KindNone, 0)
+	h.Release("a", now)
+	if c := h.Counts(); c.Down+c.Reopening != 0 || h.limitOf("a") != 1 {
+		t.Errorf("Counts = %+v, limit %d", c, h.limitOf("a"))
+	}
+}
