@@ -44,7 +44,7 @@ type fetcher struct {
 
 	wake     chan struct{} // an owned queue has something; capacity 1
 	awaiters []*awaiter    // one for each owned queue
-	open     []string      // queues that the last fetch could take something from; with foreign only
+	open     []string      // queues that the last fetch asked; with foreign only
 
 	lookAfter time.Time     // no look at shared queues before this
 	lookPause time.Duration // the pause after the last look
@@ -57,6 +57,25 @@ type awaiter struct {
 	arm   chan struct{} // asks it to wait; capacity 1
 	found atomic.Bool   // it has seen a job: set there, cleared by the fetcher
 	vain  atomic.Bool   // the fetch that followed brought nothing: set by the fetcher, cleared there
+
+	watches bool // the fetcher's: it was asked to wait, and nobody else need look before it has found something
+	empty   int  // the fetcher's: looks in a row that found the queue empty
+}
+
+// silent reports whether the queue is known to be empty.
+func (a *awaiter) silent() bool {
+	if a.watches && a.found.Load() {
+		a.watches, a.empty = false, 0
+	}
+	return a.watches
+}
+
+// watch asks it to wait for the queue, if it does not yet.
+func (a *awaiter) watch() {
+	if !a.watches {
+		a.watches = true
+		signal(a.arm)
+	}
 }
 
 // Run fetches until fetchCtx ends. Calls to Redis are made under workCtx, so that a stop does not lose their replies.
@@ -124,7 +143,8 @@ func (f *fetcher) hungry() bool { return f.unread.Load() == 0 && f.lane.hungry()
 func (f *fetcher) allowance() int {
 	n := f.lane.free()
 	if f.foreign != nil {
-		n += most(f.foreign.Room(f.order()))
+		order, _ := f.loud(f.order(), nil)
+		n += most(f.foreign.Room(order))
 	}
 	n = min(n, fetchBatch)
 	if f.limiter != nil {
@@ -148,20 +168,12 @@ func (f *fetcher) waitForRoom(ctx context.Context) {
 func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 	got := 0
 	if f.owned {
-		n, err := f.call(ctx, "owned", func(ctx context.Context, session *queues.Session) ([]queues.Fetched, error) {
-			order, caps := f.next(room)
-			if f.foreign == nil {
-				return session.FetchWithin(ctx, order, room, within(caps))
-			}
-			names, limits := f.foreign.limits(order, f.lane.free(), f.foreign.Room(order), caps)
-			f.open = names
-			return session.FetchWithin(ctx, names, room, limits)
-		})
+		n, err := f.fetchOwned(ctx, room)
 		if err != nil {
 			return 0, err
 		}
 		for _, a := range f.awaiters {
-			if a.found.Swap(false) && n == 0 {
+			if f.foreign == nil && a.found.Swap(false) && n == 0 {
 				a.vain.Store(true)
 			}
 		}
@@ -182,6 +194,88 @@ func (f *fetcher) fetch(ctx context.Context, room int) (int, error) {
 		got += n
 	}
 	return got, nil
+}
+
+// fetchOwned asks the owned queues.
+func (f *fetcher) fetchOwned(ctx context.Context, room int) (int, error) {
+	order, caps := f.next(room)
+	if f.foreign == nil {
+		return f.call(ctx, "owned", func(ctx context.Context, session *queues.Session) ([]queues.Fetched, error) {
+			return session.FetchWithin(ctx, order, room, within(caps))
+		})
+	}
+	order, caps = f.loud(order, caps)
+	names, limits := f.foreign.limits(order, f.lane.free(), f.foreign.Room(order), caps)
+	f.open = names
+	if len(names) == 0 {
+		return 0, nil
+	}
+	return f.call(ctx, "owned", func(ctx context.Context, session *queues.Session) ([]queues.Fetched, error) {
+		jobs, err := session.FetchWithin(ctx, names, room, limits)
+		if err == nil {
+			f.learnEmpty(names, room, limits, jobs)
+		}
+		return jobs, err
+	})
+}
+
+// loud leaves out the queues that are known to be empty. With a foreign engine there is nearly always room for some kind of job, so that
+// without this every job that ends would have all empty queues asked again.
+func (f *fetcher) loud(order []string, caps []int) ([]string, []int) {
+	names, most := order[:0:0], caps[:0:0]
+	for i, q := range order {
+		if a := f.awaiterOf(q); a != nil && a.silent() {
+			continue
+		}
+		names = append(names, q)
+		if caps != nil {
+			most = append(most, caps[i])
+		}
+	}
+	return names, most
+}
+
+func (f *fetcher) awaiterOf(queue string) *awaiter {
+	for _, a := range f.awaiters {
+		if a.queue == queue {
+			return a
+		}
+	}
+	return nil
+}
+
+// emptyLooks is after how many looks in a row that found a queue empty the fetcher lets its awaiter wait for it: one that jobs trickle into
+// would otherwise cost a wait for each.
+const emptyLooks = 2
+
+// learnEmpty finds the queues that had nothing: those that gave nothing although the limits would have allowed it.
+func (f *fetcher) learnEmpty(names []string, room int, l queues.Limits, jobs []queues.Fetched) {
+	left, gave := l.Budgets, make([]int, len(names))
+	for i := range jobs {
+		at := slices.Index(names, jobs[i].Ref.Queue)
+		if at < 0 {
+			continue
+		}
+		gave[at]++
+		left[0] -= l.Costs[at][0]
+		left[1] -= l.Costs[at][1]
+	}
+	for i, q := range names {
+		a := f.awaiterOf(q)
+		switch {
+		case a == nil:
+		case gave[i] > 0:
+			a.empty = 0
+			a.found.Store(false)
+		case len(jobs) < room && left[0] >= l.Costs[i][0] && left[1] >= l.Costs[i][1]:
+			if a.found.Swap(false) {
+				a.vain.Store(true)
+			}
+			if a.empty++; a.empty >= emptyLooks {
+				a.watch()
+			}
+		}
+	}
 }
 
 // next is the order of the owned queues for this fetch, and with goals how many jobs to take of each at most; else caps is nil.
@@ -269,8 +363,11 @@ func (f *fetcher) waitForJobs(ctx context.Context) {
 		wait = min(wait, max(time.Until(f.lookAfter), time.Millisecond))
 	}
 	for _, a := range f.awaiters {
-		if f.foreign == nil || slices.Contains(f.open, a.queue) { // one that there is no room for would wake us at once
+		switch {
+		case f.foreign == nil:
 			signal(a.arm)
+		case slices.Contains(f.open, a.queue): // one that there is no room for would wake us at once
+			a.watch()
 		}
 	}
 	var room <-chan struct{}

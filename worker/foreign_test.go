@@ -18,6 +18,7 @@ const ruby = "ResolveAccountWorker" // a class that test workers do not run
 // engine is a Foreign with a fixed number of slots.
 type engine struct {
 	slots  int
+	room   func(queue string, waiting int) int // nil: as many as could start
 	work   func(ForeignJob) ForeignResult
 	worker *Worker
 
@@ -51,7 +52,11 @@ func (e *engine) Room(names []string) []int {
 	defer e.mu.Unlock()
 	rooms := make([]int, len(names))
 	for i := range rooms {
-		if !e.quiet {
+		switch {
+		case e.quiet:
+		case e.room != nil:
+			rooms[i] = e.room(names[i], len(e.waiting))
+		default:
 			rooms[i] = max(0, e.slots-e.running-len(e.waiting))
 		}
 	}
@@ -190,6 +195,37 @@ func TestNeitherEngineWaitsForTheOther(t *testing.T) {
 	r2.eventually("Ruby's jobs run all the same", func() bool { return f2.results()[Acked] == 500 })
 	close(slow)
 	r2.eventually("then the others too", func() bool { return f2.results()[Acked] == 1500 })
+}
+
+// An engine has room for jobs of other kinds nearly always. Queues without any must not be asked again for every job that ends elsewhere, and
+// what comes into them must start at once all the same.
+func TestEmptyQueuesAreNotAskedForEveryJob(t *testing.T) {
+	t.Parallel()
+	r, f := newRig(t), newFake()
+	e := &engine{
+		slots: 4,
+		room: func(queue string, waiting int) int {
+			if queue == "ingress" && waiting > 4 {
+				return 0
+			}
+			return 16
+		},
+		work: func(ForeignJob) ForeignResult {
+			time.Sleep(5 * time.Millisecond)
+			return ForeignResult{Kind: Done, Label: "done", Run: 5 * time.Millisecond}
+		},
+	}
+	r.push("ingress", foreigns(0, 1000)...)
+	w := e.with(r, f, func(c *Config) { c.Owned = []scheduler.Queue{{Name: "default"}, {Name: "push"}, {Name: "ingress"}} })
+	r.eventually("half have run", func() bool { return f.results()[Acked] >= 500 })
+	var looks int
+	f.note(func() { looks = len(f.fetched) })
+	require.Less(t, looks, 250, "looks for 500 jobs")
+	r.push("default", foreigns(5000, 1)...)
+	r.eventually("what came into an empty queue has run", func() bool { return e.ran()[jid(5000)] == 1 })
+	require.NotEmpty(t, r.queue("ingress"), "before the backlog of the other queue")
+	r.eventually("all have run", func() bool { return f.results()[Acked] == 1001 })
+	w.stop()
 }
 
 func TestOutcomesOfForeignJobs(t *testing.T) {
