@@ -34,6 +34,7 @@ const (
 	overBrake   = 1.5 // what is over the target is taken back and a half more, for what others could not take shows nowhere
 	makeWay     = 0.9 // factor of a step for the sake of another lane
 	minorShare  = 0.1 // of the processors that are ours
+	fillSpan    = 0.8 // seconds in which the slots of a step up have to be filled, where there is something to fill them with
 	brakeEvery  = 0.5 // seconds between two brakes of the first kind
 	changed     = 0.25
 	demandFull  = 0.5 // share of the time
@@ -145,7 +146,10 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 		return
 	}
 	if v.Full < demandFull {
-		l.idle(c, m, ceiling)
+		if l.stage == tryingUp && m.clock < max(l.settle, l.began+fillSpan) { // what is to fill the new slots is being fetched
+			return
+		}
+		l.idle(c, m, v, ceiling)
 		if l.bound = ByDemand; v.Held.By != "" {
 			l.bound = v.Held.By
 		}
@@ -208,9 +212,10 @@ func (l *laneControl) peak(m *moment, v *Lane) {
 
 // idle is for a lane that has fewer jobs than it may run. It does not grow, for nothing would show whether that is good, gives up what is far
 // beyond its use, and has its first limit back when nothing is short.
-func (l *laneControl) idle(c *Controller, m *moment, ceiling float64) {
-	if l.stage == tryingUp {
-		l.to(l.from, "not enough to do to see what more brings")
+func (l *laneControl) idle(c *Controller, m *moment, v *Lane, ceiling float64) {
+	if l.stage == tryingUp { // what was used of the step stays: taken back in full, the lane would be full again at once, and try again for ever
+		l.to(min(max(l.from, math.Ceil(v.Running)), l.limit), "not enough to do to see what more brings")
+		l.upAt = max(l.upAt, m.clock+firstPause)
 	}
 	if l.stage != watching || l.watch.span > 0 {
 		l.forget(c, m)
