@@ -13,9 +13,10 @@ type Goal = time.Duration
 // DefaultGoal is the goal of a queue of which nobody said anything.
 const DefaultGoal Goal = time.Minute
 
+// What a goal can be.
 const (
-	shortestGoal = 50 * time.Millisecond // a fetch, a decision and a start take a few milliseconds each
-	longestGoal  = 30 * 24 * time.Hour
+	ShortestGoal = 50 * time.Millisecond // a fetch, a decision and a start take a few milliseconds each
+	LongestGoal  = 30 * 24 * time.Hour
 	maxRules     = 200
 )
 
@@ -75,8 +76,8 @@ func MastodonGoals() Goals {
 func (g Goals) Validate() error {
 	var problems []error
 	check := func(what string, goal Goal) {
-		if goal < shortestGoal || goal > longestGoal {
-			problems = append(problems, fmt.Errorf("%s: a goal is between %v and %v, not %v", what, shortestGoal, longestGoal, goal))
+		if goal < ShortestGoal || goal > LongestGoal {
+			problems = append(problems, fmt.Errorf("%s: a goal is between %v and %v, not %v", what, ShortestGoal, LongestGoal, goal))
 		}
 	}
 	for name, goal := range g.Queues {
@@ -167,7 +168,7 @@ func (m *ArgMatch) matches(args string) bool {
 // has waited BehindLimit times its goal.
 func (p Placement) Due(enqueued time.Time) time.Time {
 	if p.Behind {
-		return enqueued.Add(min(p.Goal, longestGoal) * BehindLimit)
+		return enqueued.Add(min(p.Goal, LongestGoal) * BehindLimit)
 	}
 	return enqueued.Add(p.Goal)
 }

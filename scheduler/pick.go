@@ -135,7 +135,7 @@ func goal(q *QueueView) Goal {
 	if q.Goal <= 0 {
 		return DefaultGoal
 	}
-	return min(q.Goal, longestGoal)
+	return min(q.Goal, LongestGoal)
 }
 
 func age(q *QueueView) time.Duration { return min(max(q.HeadAge, 0), mostAge) }

@@ -62,6 +62,9 @@ func (w *Worker) address(it *item) {
 func (w *Worker) dispatch(all []*item) {
 	for _, it := range all {
 		w.read(it)
+		if w.cfg.Arrived != nil && it.broken == nil {
+			w.cfg.Arrived(className(&it.job))
+		}
 	}
 	var foreign []*item
 	if w.foreign.Foreign != nil {

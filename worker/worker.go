@@ -84,6 +84,7 @@ type Config struct {
 	Observer Observer
 	Ready    func()              // called once the worker is registered and fetching
 	Beating  func()              // called after each successful heartbeat, for a watchdog
+	Arrived  func(class string)  // told of each job that was fetched and can be read; must be quick; may be nil
 	Publish  func(Load) []byte   // what status shows beyond Sidekiq's hash; nil publishes nothing
 	Signal   func(signal string) // told of signals from Sidekiq::Web other than TSTP and TERM; may be nil
 }

@@ -94,7 +94,7 @@ and         queueville work --shadow         to see what it would do, without ta
 	}
 	cobra.AddTemplateFunc("buildInfo", buildInfo)
 	root.SetVersionTemplate("queueville {{.Version}} ({{buildInfo}})\n")
-	root.AddCommand(newWork(io, release), newStatus(io), newRelease(io), newBudget(io), newDemo(io), newLoadtest(io, release))
+	root.AddCommand(newWork(io, release), newStatus(io), newExplain(io), newRelease(io), newBudget(io), newDemo(io), newLoadtest(io, release))
 	return root
 }
 

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // nicePasses bounds how often the threads are gone through: one that is started meanwhile has what the one that started it had.
@@ -14,7 +16,20 @@ const nicePasses = 10
 // BeNice makes all threads of this process, and so what it starts from now on, give way to the host's other processes by that niceness (1 to
 // 19, setpriority(2)): the kernel hands a processor over within milliseconds, while a limit takes effect only when a job has ended. What is as
 // nice already stays so, and nothing becomes less nice again.
+//
+// A kernel that groups processes by login session (sched_autogroup, as on Debian and Ubuntu) counts niceness only within a session; the session as a
+// whole becomes as nice too, if it is this process's own, as that of a systemd unit is. Somebody's terminal is left alone.
 func BeNice(nice int) error {
+	if err := niceThreads(nice); err != nil {
+		return err
+	}
+	if session, err := unix.Getsid(0); err == nil && session == os.Getpid() {
+		_ = os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(nice)), 0o644) // a kernel without such groups has no such file
+	}
+	return nil
+}
+
+func niceThreads(nice int) error {
 	for range nicePasses {
 		tasks, err := os.ReadDir("/proc/self/task")
 		if err != nil {

@@ -49,6 +49,8 @@ type Options struct {
 	Limits        string        `toml:"limits"`
 	CPUTarget     float64       `toml:"cpu_target"`
 	Policy        string        `toml:"policy"`
+	Goals         []string      `toml:"goal"`
+	Nice          int           `toml:"nice"`
 	Stated        int           `toml:"stated_concurrency"`
 	PerHost       int           `toml:"per_host"`
 	RetryShare    float64       `toml:"retry_share"`
@@ -72,7 +74,7 @@ type Options struct {
 // DefaultOptions are the options with nothing set.
 func DefaultOptions() *Options {
 	return &Options{
-		Canary: "100%", Concurrency: 512, Limits: limitsFixed, CPUTarget: 95, Stated: 25, PerHost: 8, RetryShare: 100 * scheduler.DefaultRetryShare, DBConnections: 5, StopTimeout: 25 * time.Second,
+		Canary: "100%", Concurrency: 512, Limits: limitsFixed, CPUTarget: 95, Nice: nice, Stated: 25, PerHost: 8, RetryShare: 100 * scheduler.DefaultRetryShare, DBConnections: 5, StopTimeout: 25 * time.Second,
 		Metrics: "127.0.0.1:9395", MetricsPrefix: "ruby_", LogFormat: "auto", LogLevel: "info", BusyMirror: true,
 		RubyThreads: 25, RubyMemoryMB: 2048, RubyStuck: "report",
 	}
@@ -110,6 +112,8 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.StringVar(&o.Limits, "limits", o.Limits, "fixed: --concurrency deliveries at once; adaptive: as many as do good, found by trial, --concurrency at most")
 	f.Float64Var(&o.CPUTarget, "cpu-target", o.CPUTarget, "with adaptive limits: `PERCENT` of the host's processors that may be in use when others need them too")
 	f.StringVar(&o.Policy, "policy", o.Policy, "which owned queue is next: goals, weighted or strict (default: weighted if weights are given, else strict, as Sidekiq)")
+	f.StringArrayVar(&o.Goals, "goal", o.Goals, "with --policy goals: `QUEUE=TIME` within which its jobs shall start, e.g. pull=10m (repeat; *=TIME: queues that have none)")
+	f.IntVar(&o.Nice, "nice", o.Nice, "with adaptive limits: nice value of this worker and of the Ruby it starts, 1 to 19, so that others get processors first (0: left as it is)")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
 	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most")
 	f.Float64Var(&o.RetryShare, "retry-share", o.RetryShare, "`PERCENT` of starts and slots that deliveries which have failed before may take while others want them (100: no bound)")
@@ -190,6 +194,7 @@ type plan struct {
 	weights   map[string]int
 	shared    []string
 	share     int // of 10,000
+	goals     scheduler.Goals
 	onlyHosts []string
 }
 
@@ -246,7 +251,7 @@ func (o *Options) read() (plan, []mastodonenv.Problem) {
 	if math.IsNaN(o.RetryShare) || o.RetryShare < 1 || o.RetryShare > 100 {
 		bad("retry-share", "use a percentage between 1 and 100", "%v is out of range", o.RetryShare)
 	}
-	o.readScheduling(bad)
+	o.readScheduling(&p, bad)
 	o.readAddresses(bad)
 	if !slices.Contains([]string{"auto", "text", "json"}, o.LogFormat) {
 		bad("log-format", "use auto, text or json", "%q is unknown", o.LogFormat)

@@ -16,10 +16,14 @@ const (
 )
 
 // journalKey is the stream of changed limits, below Queueville's prefix.
-const journalKey = "scheduler:journal"
+const journalKey = status.JournalKey
 
 // readScheduling checks the options of what is next and how much runs.
-func (o *Options) readScheduling(bad badFunc) {
+func (o *Options) readScheduling(p *plan, bad badFunc) {
+	p.goals = o.readGoals(bad)
+	if o.Nice < 0 || o.Nice > mostNice {
+		bad("nice", "use 1 to 19, or 0 to leave it as it is", "%d is out of range", o.Nice)
+	}
 	if !slices.Contains([]string{limitsFixed, limitsAdaptive}, o.Limits) {
 		bad("limits", "use fixed or adaptive", "%q is unknown", o.Limits)
 	}
@@ -55,9 +59,12 @@ func (s *Sidecar) decisions() []scheduler.Decision {
 func (s *Sidecar) limits() []status.Limit {
 	decisions := s.decisions()
 	list := make([]status.Limit, len(decisions))
-	for i, d := range decisions {
+	for i := range decisions {
+		d := &decisions[i]
+		inputs := governor.InputsOf(d)
+		inputs.Round()
 		list[i] = status.Limit{
-			Lane: d.Lane, Limit: d.Limit, Running: round(d.View.Running), Rate: round(d.Rate), Bound: string(d.Bound), Value: round(d.Value), Unit: d.Unit,
+			Lane: d.Lane, Limit: d.Limit, Running: round(d.View.Running), Rate: round(d.Rate), Bound: string(d.Bound), Value: round(d.Value), Unit: d.Unit, Inputs: &inputs,
 		}
 		if d.Gain >= 0 {
 			gain := round(d.Gain)

@@ -73,8 +73,9 @@ type Sidecar struct {
 	shadow   *worker.Shadow
 	governor *governor.Governor // nil with fixed limits
 	journal  *governor.Journal
-	command  ruby.Command // with --full
-	ruby     *engine      // nil without
+	costs    *scheduler.Costs // of all classes, for people
+	command  ruby.Command     // with --full
+	ruby     *engine          // nil without
 }
 
 // New reads and checks everything and connects to every server. All problems come back at once, warnings too; with one of severity error
@@ -106,7 +107,7 @@ func New(ctx context.Context, opts *Options, env Env) (*Sidecar, []mastodonenv.P
 		srv.close()
 		return nil, problems
 	}
-	s := &Sidecar{opts: opts, plan: p, env: env, config: cfg, servers: srv, command: command, Store: queues.NewStore(srv.sidekiq, cfg.Namespace)}
+	s := &Sidecar{opts: opts, plan: p, env: env, config: cfg, servers: srv, command: command, Store: queues.NewStore(srv.sidekiq, cfg.Namespace), costs: scheduler.NewCosts(scheduler.CostsConfig{})}
 	if mastodonenv.Errors(problems) == nil {
 		problems = append(problems, s.checkForeign(ctx)...)
 		if opts.Full {
@@ -169,7 +170,7 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 		host = "localhost"
 	}
 	identity := queues.NewIdentity(host, os.Getpid())
-	observer := &observer{Observer: worker.NopObserver{}, ended: s.env.Ended}
+	observer := &observer{Observer: worker.NopObserver{}, ended: s.env.Ended, costs: s.costs}
 	s.health = workmetrics.NewHealth(45 * time.Second)
 	if s.opts.Metrics != "" && !s.opts.Check { // a check does not listen: the worker that runs already may
 		cfg := workmetrics.Config{
@@ -182,6 +183,7 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 		if s.opts.Limits == limitsAdaptive {
 			cfg.Limits = s.decisions
 		}
+		cfg.Costs = func() []scheduler.Cost { return s.costs.Snapshot(time.Now()) }
 		if s.opts.Full {
 			cfg.Ruby = func() (ruby.Load, []ruby.Process) { return s.ruby.look() }
 		}
@@ -193,6 +195,7 @@ func (s *Sidecar) assemble(ctx context.Context) error {
 	}
 	cfg := s.workerConfig(identity, host)
 	cfg.Observer = observer
+	cfg.Arrived = func(class string) { s.costs.Arrived(time.Now(), class, 1) }
 	if s.opts.Shadow {
 		s.shadow = worker.NewShadow(worker.ShadowConfig{
 			Store: s.Store, Queues: slices.Concat(s.plan.owned, s.plan.shared), Classes: []string{deliveryjobs.Class, deliveryjobs.ClassLow},
@@ -283,7 +286,7 @@ func (s *Sidecar) workerConfig(identity, host string) worker.Config {
 		Holder:   worker.ThisProcess(identity, host),
 		Handlers: []worker.Handler{deliveryjobs.NewHandler(s.Deliverer, observe)},
 		Gate:     deliveryjobs.NewGate(s.Deliverer.Hosts()),
-		Owned:    owned, Policy: scheduler.Policy(s.opts.Policy), Goals: scheduler.MastodonGoals(), Watch: s.opts.Limits == limitsAdaptive, ForeignTo: s.opts.ForeignTo, Shared: s.plan.shared, Share: s.plan.share, OnlyHosts: s.plan.onlyHosts, MaxRate: s.opts.MaxRate,
+		Owned:    owned, Policy: scheduler.Policy(s.opts.Policy), Goals: s.plan.goals, Watch: s.opts.Limits == limitsAdaptive, ForeignTo: s.opts.ForeignTo, Shared: s.plan.shared, Share: s.plan.share, OnlyHosts: s.plan.onlyHosts, MaxRate: s.opts.MaxRate,
 		Concurrency: s.opts.Concurrency, RetryShare: s.opts.RetryShare / 100, StopTimeout: s.opts.StopTimeout, PollAverage: s.opts.PollAverage,
 		MirrorBusy: s.opts.BusyMirror, Metrics7: true, Metrics8: true,
 		Jitter7: s.config.Version.Known() && !s.config.Version.AtLeast(4, 5),
@@ -303,11 +306,13 @@ func (s *Sidecar) workerConfig(identity, host string) worker.Config {
 type observer struct {
 	worker.Observer
 	ended func(worker.End) // may be nil
+	costs *scheduler.Costs
 }
 
 // Ended implements worker.Observer.
 func (o *observer) Ended(e worker.End) {
 	o.Observer.Ended(e)
+	noteCost(o.costs, &e)
 	if o.ended != nil {
 		o.ended(e)
 	}
@@ -339,7 +344,7 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 		Owned: s.plan.owned, Shared: s.plan.shared, ForeignTo: s.opts.ForeignTo, Share: s.plan.share,
 		InHand: load.InHand, Waiting: load.Waiting, Running: load.Running, Concurrency: load.Concurrency,
 		Signer: s.Signer, HostsDown: s.Deliverer.Hosts().Counts().Down, Ruby: s.rubyState(), Destinations: s.destinations(), Retries: s.retries(),
-		Database: s.servers.db.state(s.opts.RubyThreads), Limits: s.limits(),
+		Database: s.servers.db.state(s.opts.RubyThreads), Limits: s.limits(), Costs: s.classCosts(time.Now()),
 	}
 	if us, since, why := s.Deliverer.LocalOutage(); us {
 		w.Outage = fmt.Sprintf("%s since %s", why, since.UTC().Format(time.TimeOnly))

@@ -79,21 +79,10 @@ type Worker struct {
 	Ruby        *Ruby    `json:"ruby,omitempty"`         // in full mode
 	Database    *Lease   `json:"database,omitempty"`     // its part of the connection budget
 	Limits      []Limit  `json:"limits,omitempty"`       // of its lanes, when they are found by trial
+	Costs       []Cost   `json:"costs,omitempty"`        // of the classes that take most of its slots' time, first
 
 	Destinations *Destinations `json:"destinations,omitempty"`
 	Retries      *Retries      `json:"retries,omitempty"`
-}
-
-// Limit is what a lane may run at once, and what binds it.
-type Limit struct {
-	Lane    string   `json:"lane"`
-	Limit   int      `json:"limit"`
-	Running float64  `json:"running"` // on average, lately
-	Rate    float64  `json:"jobs_per_second"`
-	Bound   string   `json:"bound"`          // what binds: demand, cpu, no gain, memory …
-	Value   float64  `json:"value"`          // of what binds
-	Unit    string   `json:"unit,omitempty"` // of what one more would help
-	Gain    *float64 `json:"gain,omitempty"` // jobs a second that one more unit would give, about; nil: not known
 }
 
 // Ruby is the Ruby side of a worker in full mode.

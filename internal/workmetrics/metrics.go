@@ -67,6 +67,7 @@ type Config struct {
 	Retries func() worker.RetryLoad // what retries take; nil: not shown
 
 	Limits func() []scheduler.Decision // of lanes whose limits are found by trial; nil without
+	Costs  func() []scheduler.Cost     // of classes; nil: not shown
 }
 
 // New makes the metrics and registers them.
@@ -112,6 +113,9 @@ func New(cfg Config) *Metrics {
 	}
 	if cfg.Limits != nil {
 		newLimitMetrics(m, cfg.Limits)
+	}
+	if cfg.Costs != nil {
+		newCostMetrics(m, cfg.Costs)
 	}
 	return m
 }
