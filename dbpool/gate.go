@@ -59,12 +59,23 @@ type waiter struct {
 	child bool // for a child process: open all at once
 	ready chan struct{}
 	done  bool
+
+	wish  Wish // of a child: n is Most, until the lease turns out to be too small for it
+	since time.Time
 }
 
 // needs is how large the lease must be for w alone.
 func (w *waiter) needs() int {
 	if w.child {
 		return w.n + 1
+	}
+	return w.n
+}
+
+// demand is how large the lease should be for w alone.
+func (w *waiter) demand() int {
+	if w.child {
+		return max(w.n, w.wish.Most) + 1
 	}
 	return w.n
 }
@@ -149,9 +160,9 @@ func (g *gate) acquire(ctx context.Context, w *waiter) error {
 		g.mu.Unlock()
 		return err
 	}
-	w.ready = make(chan struct{})
+	w.ready, w.since = make(chan struct{}), now
 	e := queue.PushBack(w)
-	w.role.waiting += w.needs()
+	w.role.waiting += w.demand()
 	g.note(now.Sub(started))
 	g.wake()
 	if w.child {
@@ -170,7 +181,7 @@ func (g *gate) acquire(ctx context.Context, w *waiter) error {
 	if w.done {
 		return nil
 	}
-	w.role.waiting -= w.needs()
+	w.role.waiting -= w.demand()
 	w.role.refused++
 	if g.ended {
 		return ErrManagerClosed
@@ -218,7 +229,7 @@ func (g *gate) serve(now instant) {
 				break
 			}
 			queue.Remove(e)
-			w.role.waiting -= w.needs()
+			w.role.waiting -= w.demand()
 			w.done = true
 			g.enter(w)
 			close(w.ready)

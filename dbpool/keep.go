@@ -242,6 +242,7 @@ func (m *Manager) watch(ctx context.Context) {
 			}
 		}
 		m.recall(now)
+		m.compromise(now)
 		pools := g.pools
 		g.mu.Unlock()
 		if stale && !doubtful {

@@ -93,6 +93,9 @@ type Manager struct {
 
 	neighbours time.Time // when they were last looked for; keep's own
 	overSince  time.Time // since when more is reserved than our share; watch's own
+	share      int       // of ours, as it is since shareSince; watch's own
+	shareSince time.Time
+	soundSince time.Time // since when the lease is not in doubt; watch's own
 
 	asking sync.Mutex
 	asker  []*Pool // what Release asks with; under asking

@@ -1,6 +1,7 @@
 package dbpool
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -24,13 +25,28 @@ type Reservation struct {
 // recallAfter, of a lease, is how long more must be reserved than our share before children are asked to end: shares settle first.
 func (m *Manager) recallAfter() time.Duration { return m.cfg.TTL * 5 / 12 }
 
-// Reserve waits for n connections for a child process, e.g. Ruby's, whose pool is that large. Start the child with PGAPPNAME set to
+// Wish is how many connections a child process would like to have.
+type Wish struct {
+	Most  int // as many if the lease comes to have them soon
+	Least int // not fewer; 0 is Most
+	Unit  int // in such steps, e.g. 2 where each thread may need one on two servers; 0 is 1. It divides Most and Least
+}
+
+// Reserve is ReserveUpTo for n connections and no fewer.
+func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reservation, error) {
+	return m.ReserveUpTo(ctx, Wish{Most: n}, roleName)
+}
+
+// ReserveUpTo waits for connections for a child process, e.g. Ruby's, which then may open so many (Reservation.Connections). It gets fewer than
+// it would like when the lease has settled and is too small for all of them. Start the child with PGAPPNAME set to
 // ApplicationName, let it open connections only while Left says so, end it when Lost is closed, and call Release when it is gone. One
 // connection more than n must be in the lease: it is used to see that the child's are gone. While Reserve waits, and the lease is large
 // enough, others get fewer connections, so ctx needs a deadline, or should end when the child is not wanted any more.
-func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reservation, error) {
-	if n <= 0 || n > maxConnections {
-		return nil, fmt.Errorf("reserve %d database connections", n)
+func (m *Manager) ReserveUpTo(ctx context.Context, wish Wish, roleName string) (*Reservation, error) {
+	wish.Least, wish.Unit = cmp.Or(wish.Least, wish.Most), cmp.Or(wish.Unit, 1)
+	n := wish.Least
+	if n <= 0 || wish.Most < n || wish.Most > maxConnections || wish.Unit < 0 || n%wish.Unit != 0 || wish.Most%wish.Unit != 0 {
+		return nil, fmt.Errorf("reserve %d to %d database connections by %d", n, wish.Most, wish.Unit)
 	}
 	g := m.gate
 	g.mu.Lock()
@@ -41,11 +57,12 @@ func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reserva
 		return nil, fmt.Errorf("reserve %d database connections: all hosts together have %d, and one more is needed to see that they are closed", n, all)
 	}
 	for {
-		if err := g.acquire(ctx, &waiter{role: r, n: n, child: true}); err != nil {
+		w := &waiter{role: r, n: wish.Most, child: true, wish: wish}
+		if err := g.acquire(ctx, w); err != nil {
 			return nil, fmt.Errorf("reserve database connections: %w", err)
 		}
 		g.mu.Lock()
-		res := m.newReservation(r, roleName, n)
+		res := m.newReservation(r, roleName, w.n)
 		g.lent = append(g.lent, res)
 		g.mu.Unlock()
 		switch announced, err := m.announce(ctx, res); {
@@ -56,6 +73,42 @@ func (m *Manager) Reserve(ctx context.Context, n int, roleName string) (*Reserva
 			return nil, fmt.Errorf("reserve database connections: %w", err)
 		}
 		res.giveBack() // the lease was lost meanwhile
+	}
+}
+
+// settleAfter, of a lease, is how long our share must have been the same before a child gets fewer connections than it would like.
+func (m *Manager) settleAfter() time.Duration { return m.cfg.TTL / 6 }
+
+// compromise gives the child that waits first what there is, when our share has settled and is too small for what it would like. It does not
+// wait for that for long: shares may follow every wave, and others may have children that hold for hours what is ours. The lock is held.
+func (m *Manager) compromise(now instant) {
+	g := m.gate
+	at := time.Now()
+	if g.h.share != m.share {
+		m.share, m.shareSince = g.h.share, at
+	}
+	if g.h.recovering || !g.h.fresh(now) {
+		m.soundSince = at
+	}
+	e := g.families.Front()
+	if e == nil {
+		return
+	}
+	w, _ := e.Value.(*waiter)
+	waited, settled := min(at.Sub(w.since), at.Sub(m.soundSince)), at.Sub(m.shareSince) >= m.settleAfter() && g.h.limit() >= g.h.share
+	if w.wish.Least >= w.wish.Most || waited < m.settleAfter() || !settled && waited < 3*m.settleAfter() {
+		return
+	}
+	room := g.h.childLimit() - g.h.reserved - 1 - g.h.share/8 // a share that becomes a little smaller should not end it
+	room -= room % w.wish.Unit
+	n := min(room, w.wish.Most)
+	if n < w.wish.Least {
+		n = w.wish.Most // nothing to be had: it waits as before
+	}
+	if n != w.n {
+		w.n = n
+		g.evict()
+		g.serve(now)
 	}
 }
 

@@ -225,3 +225,53 @@ func TestReservationIsLost(t *testing.T) {
 	}
 	release(t, res)
 }
+
+// A child gets all that it would like when it is there, and when shares have settled below that what there is, in its steps; two hosts then have
+// equal parts.
+func TestReserveUpTo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 22, 1)
+	w := r.watch(t)
+	a, b := r.host(t, "a", nil), r.host(t, "b", nil)
+	reserve := func(h *host, wish dbpool.Wish) *dbpool.Reservation {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		res, err := h.ReserveUpTo(ctx, wish, "ruby")
+		if err != nil {
+			t.Errorf("%v; %s", err, h.Why(wish.Least+1))
+		}
+		return res
+	}
+	wish := dbpool.Wish{Most: 16, Least: 2, Unit: 2}
+	res := reserve(a, wish)
+	if res == nil || res.Connections != 16 {
+		t.Fatalf("with room for all: %+v", res)
+	}
+	release(t, res)
+	r.setBudget(t, 12, 1)
+	eventually(t, 10*time.Second, "both know it", func() bool {
+		return a.Stats().Budget.Connections == 12 && b.Stats().Budget.Connections == 12 && a.Stats().Leased <= 10
+	})
+	got := make(chan *dbpool.Reservation, 2)
+	for _, h := range []*host{a, b} {
+		go func() { got <- reserve(h, wish) }()
+	}
+	for range 2 {
+		res := <-got
+		if res == nil || res.Connections != 4 {
+			t.Fatalf("of ten, one host has %+v", res)
+		}
+		defer release(t, res)
+	}
+	none, cancel := context.WithTimeout(t.Context(), r.ttl)
+	defer cancel()
+	if _, err := a.ReserveUpTo(none, wish, "ruby"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("less than the least: %v", err)
+	}
+	for _, bad := range []dbpool.Wish{{}, {Most: 2, Least: 3}, {Most: 5, Least: 1, Unit: 2}, {Most: -1}} {
+		if _, err := a.ReserveUpTo(none, bad, "ruby"); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%+v is accepted: %v", bad, err)
+		}
+	}
+	w.check(t, 22)
+}

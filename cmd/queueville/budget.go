@@ -117,8 +117,10 @@ A budget that contradicts the sum is refused, and the sum printed.`,
 	cmd.Flags().Lookup("min").DefValue = ""
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		if e, ok := errors.AsType[*pflag.NotExistError](err); ok && isNumber(e.GetSpecifiedShortnames()) {
-			return &exitError{code: exitConfig, err: fmt.Errorf("a budget of -%s connections: must be more than none", e.GetSpecifiedShortnames()),
-				hint: "give a number from 1 on; queueville budget shows the sum, and queueville budget set --found stores what it finds"}
+			return &exitError{
+				code: exitConfig, err: fmt.Errorf("a budget of -%s connections: must be more than none", e.GetSpecifiedShortnames()),
+				hint: "give a number from 1 on; queueville budget shows the sum, and queueville budget set --found stores what it finds",
+			}
 		}
 		return err
 	})

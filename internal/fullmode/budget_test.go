@@ -2,6 +2,7 @@ package fullmode
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -163,6 +164,49 @@ func TestBudget(t *testing.T) {
 	if err != nil || snapshot.Leased != 0 {
 		t.Errorf("left in the ledger: %+v, %v", snapshot, err)
 	}
+	t.Logf("%d samples, at most %d connections", s.samples.Load(), s.most.Load())
+}
+
+// A budget that is smaller than one Ruby process with all its threads: both hosts run Ruby all the same, with as many jobs at once as they have
+// connections for; a third one gets its part, and when the others are gone the last one gets more.
+func TestSmallBudget(t *testing.T) {
+	t.Parallel()
+	app := rubyapp.Start(t)
+	const budget = 12
+	app.SetBudget(t, budget)
+	s := sample(t, app)
+	push := func(n int) []string {
+		jobs := make([]rubyapp.Job, n)
+		for i := range jobs {
+			jobs[i] = rubyapp.Job{Class: rubyapp.Query, Args: []any{200}}
+		}
+		return app.Push(jobs...)
+	}
+	jids := push(400)
+	full := spec{Processes: 2, Threads: 25, DBLease: 3 * time.Second, Resolver: app.Fedi.NameServer(), Env: []string{"RUBYAPP_BOOT=connect"}}
+	a, b := start(t, app, full), start(t, app, full)
+	ran := func(w *work) bool {
+		return slices.ContainsFunc(app.Runs(), func(r rubyapp.Run) bool { return childOf(r.PID, w.Process.Pid) })
+	}
+	eventually(t, "Ruby runs on both", time.Minute, func() bool { return ran(a) && ran(b) })
+	c := start(t, app, full)
+	eventually(t, "Ruby runs on the third one", time.Minute, func() bool { return ran(c) })
+	a.stop()
+	c.kill()
+	jids = append(jids, push(100)...)
+	app.WaitRuns(2*time.Minute, jids...)
+	if n := s.most.Load(); n > budget || n < budget/2 {
+		t.Errorf("%d connections with a budget of %d", n, budget)
+	}
+	if n := s.unnamed.Load(); n > lookers {
+		t.Errorf("%d connections without a lease's name", n)
+	}
+	for _, r := range app.Runs() {
+		if r.Error != "" && r.Error != "killed" {
+			t.Errorf("job %s: %s", r.JID, r.Error)
+		}
+	}
+	b.stop()
 	t.Logf("%d samples, at most %d connections", s.samples.Load(), s.most.Load())
 }
 

@@ -180,24 +180,22 @@ func (b *budgeter) judge() []mastodonenv.Problem {
 	if !b.opts.Full {
 		return problems
 	}
-	need := b.rubyConnections() + 1
-	sum := fmt.Sprintf("a Ruby process can open %d connections (--ruby-threads %d)", need-1, b.opts.RubyThreads)
+	need, least := b.opts.RubyThreads*b.db.servers+1, b.db.servers+1 // Rails has a pool for each server
+	sum := fmt.Sprintf("a Ruby process with all its threads (--ruby-threads %d) can open %d connections", b.opts.RubyThreads, need-1)
 	if b.db.servers > 1 {
-		sum = fmt.Sprintf("a Ruby process can open %d connections (--ruby-threads %d, on the primary and on the replica)", need-1, b.opts.RubyThreads)
+		sum = fmt.Sprintf("a Ruby process with all its threads (--ruby-threads %d) can open %d connections on the primary and on the replica", b.opts.RubyThreads, need-1)
 	}
 	switch share := leasable / (live + 1); {
-	case need > leasable:
-		problems = append(problems, problemf(budgetKey, fmt.Sprintf("store a larger one, or give --ruby-threads %d or less", max(1, (leasable-1)/b.db.servers)),
-			"%s, and one more is needed to see that they are closed: %d, more than %s", sum, need, kept))
+	case least > leasable:
+		problems = append(problems, problemf(budgetKey, "store a larger one", "a Ruby process needs %d connections at least, one of them to see that the others are closed: more than %s", least, kept))
+	case least > share:
+		warn("store a larger budget", "a Ruby process needs %d connections at least, more than an equal share of %s among %d workers: while all are busy, Ruby waits", least, kept, live+1)
 	case need > share:
-		warn(fmt.Sprintf("store a larger budget, or give --ruby-threads %d or less", max(1, (share-1)/b.db.servers)),
-			"%s, and one more is needed: %d, more than an equal share of %s among %d workers: while all are busy, Ruby waits", sum, need, kept, live+1)
+		warn("store a larger budget for more", "%s, and one more is needed: %d, more than an equal share of %s among %d workers: while all are busy, it runs %d jobs at once",
+			sum, need, kept, live+1, (share-1)/b.db.servers)
 	}
 	return problems
 }
-
-// rubyConnections is how many a Ruby process can open: Rails has a pool for each server.
-func (b *budgeter) rubyConnections() int { return b.opts.RubyThreads * b.db.servers }
 
 // look opens a pool outside of the budget, for those who only look.
 func (b *budgeter) look(ctx context.Context) []mastodonenv.Problem {
@@ -298,17 +296,31 @@ func (d *database) state(children int) *status.Lease {
 type lender struct {
 	*dbpool.Manager
 
-	each int // connections of one process
+	threads int // of a process at most
+	servers int // connections that each of its jobs may have
 }
 
 // Reserve implements ruby.Connections.
-func (l lender) Reserve(ctx context.Context) (ruby.Reservation, error) {
-	r, err := l.Manager.Reserve(ctx, l.each, "ruby")
+func (l lender) Reserve(ctx context.Context, least, most int) (ruby.Reservation, error) {
+	r, err := l.ReserveUpTo(ctx, dbpool.Wish{Most: most * l.servers, Least: least * l.servers, Unit: l.servers}, "ruby")
 	if err != nil {
 		return nil, err
 	}
-	return r, nil
+	return loan{Reservation: r, servers: l.servers}, nil
 }
 
 // Why implements ruby.Connections.
-func (l lender) Why() string { return l.Manager.Why(l.each + 1) }
+func (l lender) Why() string { return l.Manager.Why(l.threads*l.servers + 1) }
+
+// loan is the connections of one Ruby process.
+type loan struct {
+	*dbpool.Reservation
+
+	servers int
+}
+
+// Seats implements ruby.Reservation.
+func (l loan) Seats() int { return l.Connections / l.servers }
+
+// Limit implements ruby.Reservation.
+func (l loan) Limit() int { return l.Connections }

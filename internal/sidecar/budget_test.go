@@ -28,8 +28,8 @@ func TestBudgetProblems(t *testing.T) {
 		change      func(*sidecar.Options)
 		want        string
 	}{
-		"too small for a Ruby process": {20, nil, "error: connection budget: a Ruby process can open 25 connections (--ruby-threads 25), and one more is needed to see that they are closed: 26, " +
-			"more than 20 − 2 kept to confirm with = 18; store a larger one, or give --ruby-threads 17 or less"},
+		"too small for a Ruby process with all its threads": {20, nil, "warning: connection budget: a Ruby process with all its threads (--ruby-threads 25) can open 25 connections, and one more is needed: 26, " +
+			"more than an equal share of 20 − 2 kept to confirm with = 18 among 1 workers: while all are busy, it runs 17 jobs at once; store a larger budget for more"},
 		"large enough for one of fewer threads": {20, func(o *sidecar.Options) { o.RubyThreads = 17 }, ""},
 		"more than there is":                    {198, nil, "error: connection budget: 198 is more than max_connections 200 − 3 reserved = 197; store a smaller one"},
 		"fit":                                   {60, nil, ""},

@@ -182,7 +182,7 @@ func (s *Sidecar) makeRuby(identity string, observer ruby.Observer) (*engine, er
 	_, _ = fmt.Fprint(seed, s.config.LocalDomain)
 	var connections ruby.Connections
 	if db := s.servers.db; db.manager != nil {
-		connections = lender{Manager: db.manager, each: s.opts.RubyThreads * db.servers}
+		connections = lender{Manager: db.manager, threads: s.opts.RubyThreads, servers: db.servers}
 	}
 	watch := &watchman{ask: s.servers.db.pool.Ask, failed: make(chan struct{}, 1)}
 	supervisor, err := ruby.New(ruby.Config{

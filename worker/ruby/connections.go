@@ -15,8 +15,9 @@ import (
 // Connections lends database connections to processes. What it lends is the business of whoever gives it; dbpool's Manager does so in
 // Queueville.
 type Connections interface {
-	// Reserve waits until one more process may open its connections, or ctx ends.
-	Reserve(ctx context.Context) (Reservation, error)
+	// Reserve waits until one more process may open connections for most jobs at once, or, if there are not so many, for as many as there
+	// are but at least least; or until ctx ends.
+	Reserve(ctx context.Context, least, most int) (Reservation, error)
 	// Why says why Reserve waits, for people; "" when it is not known.
 	Why() string
 }
@@ -25,6 +26,9 @@ type Connections interface {
 type Reservation interface {
 	// ApplicationName is what every connection of the process must be called.
 	ApplicationName() string
+	// Seats is for how many jobs at once the connections suffice, and Limit how many connections that are. Neither changes.
+	Seats() int
+	Limit() int
 	// Left is for how long from now on the process may begin to open connections.
 	Left() time.Duration
 	// Lost is closed when the process must end soon, whatever it does.
@@ -36,7 +40,7 @@ type Reservation interface {
 }
 
 const (
-	seatPatience   = 2 * time.Second        // that Reserve takes before anybody is told, or another process makes room
+	seatPatience   = 4 * time.Second        // that Reserve takes before anybody is told, or another process makes room
 	seatUnwanted   = 2 * time.Second        // after it was wanted last, a seat is given back
 	seatRetry      = 10 * time.Second       // after an error
 	lostGrace      = 5 * time.Second        // for jobs to end when their connections are lost: later these are cut
@@ -44,6 +48,7 @@ const (
 	releaseTimeout = 20 * time.Second       // of one try
 	lastRelease    = 5 * time.Second        // of the last one, in a stop
 	releaseAgain   = time.Second
+	worthwhile     = 5 // a further process has at least a fifth of the threads that it could have
 )
 
 // seats are the connections of all processes. Guarded by Supervisor.mu.
@@ -54,6 +59,7 @@ type seats struct {
 
 	wanted, cronWanted time.Time // when a process would have been started last
 	cancel             func()    // ends the Reserve that waits; nil: none does
+	least              int       // that it would be content with
 	since              time.Time // since when it waits
 	after              time.Time // the next one
 	problem            string    // why it waits; "": it does not, or not for long
@@ -78,17 +84,35 @@ func (s *Supervisor) seated(cron bool, now time.Time) bool {
 	if cron {
 		q.cronWanted = now
 	}
-	if q.cancel == nil && q.free == nil && now.After(q.after) {
+	least := s.leastSeats(cron)
+	switch {
+	case q.cancel != nil && least < q.least:
+		q.cancel() // it will be asked for less
+	case q.cancel == nil && q.free == nil && now.After(q.after):
 		ctx, cancel := context.WithCancel(context.Background()) // ends when nobody wants it any more
-		q.cancel, q.since = cancel, now
-		s.wg.Go(func() { s.reserve(ctx) })
+		q.cancel, q.since, q.least = cancel, now, least
+		s.wg.Go(func() { s.reserve(ctx, least) })
 	}
 	return false
 }
 
+// leastSeats is how few jobs at once one more process is worth its memory for: any number for the only one, and for the one that runs the cron
+// scheduler. mu is held.
+func (s *Supervisor) leastSeats(cron bool) int {
+	if cron {
+		return 1
+	}
+	for _, p := range s.procs {
+		if p.state <= serving && !p.drain {
+			return max(1, s.cfg.Threads/worthwhile)
+		}
+	}
+	return 1
+}
+
 // reserve waits for the connections of one process.
-func (s *Supervisor) reserve(ctx context.Context) {
-	r, err := s.cfg.Connections.Reserve(ctx)
+func (s *Supervisor) reserve(ctx context.Context, least int) {
+	r, err := s.cfg.Connections.Reserve(ctx, least, s.cfg.Threads)
 	now := time.Now()
 	s.mu.Lock()
 	q := &s.seats
@@ -141,8 +165,8 @@ func (st *seat) env(to map[string]string) {
 	to["QUEUEVILLE_DATABASE_NAME"], to["QUEUEVILLE_DATABASE_LEASE"] = name, st.file
 }
 
-// permit writes down until when a process may open connections, by both clocks in ms: it goes on while we are frozen, and must not open any
-// when others may have them. mu is held.
+// permit writes down until when a process may open connections, by both clocks in ms, and how many: it goes on while we are frozen, and must
+// not open any when others may have them. mu is held.
 func (s *Supervisor) permit(st *seat, now time.Time) {
 	if now.Sub(st.written) < permitEvery {
 		return
@@ -153,10 +177,11 @@ func (s *Supervisor) permit(st *seat, now time.Time) {
 	}
 	wall := time.Now() // both clocks before what is left: the other way round a freeze in between would lengthen it
 	left := st.Left()
-	text := strconv.FormatInt(mono.Nano()/1e6+left.Milliseconds(), 10) + " " + strconv.FormatInt(wall.UnixMilli()+left.Milliseconds(), 10) + "\n"
+	text := strconv.FormatInt(mono.Nano()/1e6+left.Milliseconds(), 10) + " " + strconv.FormatInt(wall.UnixMilli()+left.Milliseconds(), 10)
 	if left == 0 {
-		text = "0 0\n"
+		text = "0 0"
 	}
+	text += " " + strconv.Itoa(st.Limit()) + "\n"
 	err := os.WriteFile(st.file+"~", []byte(text), 0o600)
 	if err == nil {
 		err = os.Rename(st.file+"~", st.file)

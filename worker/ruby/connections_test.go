@@ -13,6 +13,7 @@ import (
 type lender struct {
 	mu       sync.Mutex
 	free     int
+	seats    int // that it lends at most; 0: as many as are asked for
 	out      map[*lent]bool
 	names    int
 	most     int
@@ -27,17 +28,21 @@ func newLender(n int) *lender {
 type lent struct {
 	*lender
 	name           string
+	seats          int
 	lost, recalled chan struct{}
 }
 
-func (l *lender) Reserve(ctx context.Context) (Reservation, error) {
+func (l *lender) Reserve(ctx context.Context, least, most int) (Reservation, error) {
 	for {
 		l.mu.Lock()
 		if l.free > 0 {
 			l.free--
 			l.names++
-			r := &lent{lender: l, name: fmt.Sprintf("qv-%d", l.names), lost: make(chan struct{}), recalled: make(chan struct{})}
+			r := &lent{lender: l, seats: most, name: fmt.Sprintf("qv-%d", l.names), lost: make(chan struct{}), recalled: make(chan struct{})}
 			l.out[r] = true
+			if l.seats > 0 {
+				r.seats = max(least, min(most, l.seats))
+			}
 			l.most = max(l.most, len(l.out))
 			l.mu.Unlock()
 			return r, nil
@@ -82,6 +87,8 @@ func (r *lent) Left() time.Duration {
 	}
 	return time.Minute
 }
+func (r *lent) Seats() int                { return r.seats }
+func (r *lent) Limit() int                { return r.seats }
 func (r *lent) Lost() <-chan struct{}     { return r.lost }
 func (r *lent) Recalled() <-chan struct{} { return r.recalled }
 

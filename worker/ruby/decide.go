@@ -84,7 +84,7 @@ func (s *Supervisor) decide(now time.Time) bool {
 // size starts and ends processes as the policy wants. mu is held.
 func (s *Supervisor) size(wantsCron bool, now time.Time) {
 	v := SizeView{Threads: s.cfg.Threads, Min: s.cfg.MinProcs, Max: s.cfg.MaxProcs, Jobs: len(s.waiting), Memory: math.MaxInt32}
-	serves, left := 0, s.left()
+	serves, seats, left := 0, 0, s.left()
 	for _, p := range s.procs {
 		if p.state > serving {
 			continue
@@ -95,9 +95,13 @@ func (s *Supervisor) size(wantsCron bool, now time.Time) {
 			continue
 		}
 		v.Current++
+		seats += p.seats
 		if p.state == serving {
 			serves++
 		}
+	}
+	if v.Current > 0 {
+		v.Threads = (seats + v.Current - 1) / v.Current // one more is taken to get as many connections as those that are there
 	}
 	for i, w := range s.waiting {
 		if i == left { // the others may not start anyway

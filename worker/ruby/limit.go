@@ -110,18 +110,15 @@ func (s *Supervisor) roomWithin(room, processes int) int {
 
 // held is what keeps waiting jobs from starting that the bound would let start. mu is held.
 func (s *Supervisor) held() scheduler.Cap {
-	serves, boots, idle := 0, 0, 0
+	serves, boots, idle, seats := 0, 0, 0, 0
 	for _, p := range s.procs {
 		switch p.state {
 		case booting:
 			boots++
 		case serving:
 			serves++
-			for l := range p.lines {
-				if l.asked {
-					idle++
-				}
-			}
+			seats += p.seats
+			idle += p.view().Idle
 		case leaving, ended:
 		}
 	}
@@ -132,15 +129,17 @@ func (s *Supervisor) held() scheduler.Cap {
 	case s.boots.problem != "":
 		return scheduler.Cap{By: scheduler.ByBoot, Slots: float64(serves)}
 	case more && s.seats.problem != "":
-		return scheduler.Cap{By: scheduler.ByDB, Slots: float64(serves * s.cfg.Threads)}
+		return scheduler.Cap{By: scheduler.ByDB, Slots: float64(seats)}
 	case boots > 0 || serves == 0:
 		return scheduler.Cap{By: scheduler.ByBoot, Slots: float64(serves)}
 	case more && s.memoryRoom() == 0:
 		return scheduler.Cap{By: scheduler.ByMemory}
 	case s.hostUse > hostFull:
 		return scheduler.Cap{By: scheduler.ByCPU}
+	case idle == 0 && seats < serves*s.cfg.Threads:
+		return scheduler.Cap{By: scheduler.ByDB, Slots: float64(seats)}
 	case idle == 0:
-		return scheduler.Cap{By: scheduler.ByThreads, Slots: float64(serves * s.cfg.Threads)}
+		return scheduler.Cap{By: scheduler.ByThreads, Slots: float64(seats)}
 	}
 	return scheduler.Cap{By: scheduler.ByProcesses, Slots: float64(serves)}
 }

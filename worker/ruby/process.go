@@ -26,6 +26,7 @@ type process struct {
 	pid   int    // 0 until known
 	slot  int
 	cron  bool
+	seats int // jobs at once at most: its threads, or fewer if its connections suffice for fewer
 	state state
 	why   string // an Ending word once we mean to end it
 	boot  time.Time
@@ -114,6 +115,7 @@ func (p *process) view() ProcView {
 			v.Idle++
 		}
 	}
+	v.Idle = min(v.Idle, max(0, p.seats-len(p.jobs)))
 	return v
 }
 

@@ -54,9 +54,10 @@ func (s *Supervisor) start(cron bool, now time.Time) {
 	}
 	p := &process{token: newToken(), slot: slot, cron: cron, boot: now, lines: map[*line]struct{}{}, jobs: map[uint64]*running{}}
 	p.out = &output{log: s.cfg.Log, pid: func() int { return s.pidOf(p) }}
-	st := s.sit(p.token, now)
-	if st != nil {
+	p.seats = s.cfg.Threads
+	if st := s.sit(p.token, now); st != nil {
 		s.seats.of[p] = st
+		p.seats = min(p.seats, max(1, st.Seats()))
 	}
 	if !preload {
 		s.startPlain(p)
@@ -260,6 +261,6 @@ func (s *Supervisor) nowServing(p *process, now time.Time) {
 	p.state, p.ready = serving, now
 	s.boots = boots{noPreload: s.boots.noPreload}
 	s.cfg.Observer.ProcessReady(now.Sub(p.boot))
-	s.cfg.Log.Info("ruby process ready", slog.Int("pid", p.pid), slog.Float64("boot_s", now.Sub(p.boot).Seconds()), slog.Bool("cron", p.cron))
+	s.cfg.Log.Info("ruby process ready", slog.Int("pid", p.pid), slog.Float64("boot_s", now.Sub(p.boot).Seconds()), slog.Int("jobs_at_once", p.seats), slog.Bool("cron", p.cron))
 	s.nudge()
 }

@@ -300,7 +300,7 @@ func (s *Supervisor) Load() Load {
 			l.Booting++
 		case serving:
 			l.Processes++
-			l.Threads += s.cfg.Threads
+			l.Threads += p.seats
 			l.Cron = l.Cron || p.cron
 		case leaving, ended:
 			l.Leaving++
