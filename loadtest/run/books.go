@@ -65,13 +65,6 @@ func (b *books) add(j *world.Job, cause uint64, s state) *record {
 	return r
 }
 
-// drop takes out a job that never came to be: nobody pushed it.
-func (b *books) drop(r *record) {
-	b.count[r.state]--
-	delete(b.jobs, r.ID)
-	delete(b.byKey, r.key)
-}
-
 func (b *books) move(r *record, to state) {
 	b.count[r.state]--
 	r.state = to

@@ -106,7 +106,7 @@ func (f *fates) enter(r *record, at place, m *meter) {
 		}
 	}
 	f.Enqueued++
-	if r.doubled || at != nowhere && r.state.over() && !(at == inDead && r.state == dead) {
+	if r.doubled || at != nowhere && r.state.over() && (at != inDead || r.state != dead) {
 		f.Doubled++
 		f.DoubledJIDs = append(f.DoubledJIDs, jidOf(r.ID))
 	}

@@ -44,10 +44,10 @@ type dest struct {
 // outside is a heap of pushes that the outside makes at a later time.
 type outside []world.Job
 
-func (o outside) Len() int           { return len(o) }
-func (o outside) Less(i, j int) bool { return o[i].Enqueued < o[j].Enqueued }
-func (o outside) Swap(i, j int)      { o[i], o[j] = o[j], o[i] }
-func (o *outside) Push(x any)        { *o = append(*o, x.(world.Job)) }
+func (o *outside) Len() int           { return len(*o) }
+func (o *outside) Less(i, j int) bool { return (*o)[i].Enqueued < (*o)[j].Enqueued }
+func (o *outside) Swap(i, j int)      { (*o)[i], (*o)[j] = (*o)[j], (*o)[i] }
+func (o *outside) Push(x any)         { *o = append(*o, x.(world.Job)) }
 func (o *outside) Pop() any {
 	old := *o
 	last := old[len(old)-1]

@@ -45,7 +45,7 @@ func affinity(set *unix.CPUSet) error {
 			if err != nil || slices.Contains(seen, tid) {
 				continue
 			}
-			if err := unix.SchedSetaffinity(tid, set); err != nil && err != unix.ESRCH { //nolint:errorlint // a bare errno
+			if err := unix.SchedSetaffinity(tid, set); err != nil && err != unix.ESRCH {
 				return fmt.Errorf("choose processors: %w", err)
 			}
 			seen = append(seen, tid)

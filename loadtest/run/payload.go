@@ -76,11 +76,11 @@ func (w *writer) body(cause uint64, class *world.Class) (*mastodondata.Body, int
 	account := &w.data.Accounts[by]
 	author := activities.Author{Username: account.Username, URI: account.URI, Followers: account.Followers}
 	status := int64(115_000_000_000_000_000 + cause%1_000_000_000_000_000)
-	make := w.maker.Create
+	write := w.maker.Create
 	if class.Bytes < 2000 {
-		make = w.maker.Delete
+		write = w.maker.Delete
 	}
-	raw, err := make(author, status)
+	raw, err := write(author, status)
 	if err != nil {
 		return nil, 0, fmt.Errorf("make an activity: %w", err)
 	}

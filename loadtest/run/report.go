@@ -39,7 +39,7 @@ func (r *Report) Describe() {
 	}
 }
 
-// ErrMissing: a job that was enqueued is nowhere.
+// ErrMissing says that a job that was enqueued is nowhere.
 var ErrMissing = errors.New("jobs are missing")
 
 // Missing is an error when a job that was enqueued is nowhere, under an engine from which that was not to be expected.
@@ -113,7 +113,7 @@ type Figure struct {
 }
 
 // Compare compares throughput, drain time and the 99th percentiles of the queues' waits.
-func Compare(real *Outcome, simulated *simulate.Result, length time.Duration) Comparison {
+func Compare(measured *Outcome, simulated *simulate.Result, length time.Duration) Comparison {
 	c := Comparison{Engine: simulated.Engine, Result: simulated}
 	add := func(name string, a, b float64) {
 		f := Figure{Name: name, Real: a, Simulated: b}
@@ -124,18 +124,18 @@ func Compare(real *Outcome, simulated *simulate.Result, length time.Duration) Co
 	}
 	last := simulated.LastEndSeconds
 	if last > 0 {
-		add("jobs_per_second", real.Real.Throughput, round(float64(simulated.Jobs.Done)/last))
+		add("jobs_per_second", measured.Real.Throughput, round(float64(simulated.Jobs.Done)/last))
 	}
-	if real.Real.DrainSeconds != nil {
-		add("drain_seconds", *real.Real.DrainSeconds, math.Max(0, last-length.Seconds()))
+	if measured.Real.DrainSeconds != nil {
+		add("drain_seconds", *measured.Real.DrainSeconds, math.Max(0, last-length.Seconds()))
 	}
-	add("jobs_done", float64(real.Result.Jobs.Done), float64(simulated.Jobs.Done))
-	for i := range real.Result.Queues {
-		a, b := &real.Result.Queues[i], &simulated.Queues[i]
+	add("jobs_done", float64(measured.Result.Jobs.Done), float64(simulated.Jobs.Done))
+	for i := range measured.Result.Queues {
+		a, b := &measured.Result.Queues[i], &simulated.Queues[i]
 		if a.Started+b.Started > 0 {
 			add(a.Name+".p99_seconds", a.P99Seconds, b.P99Seconds)
 		}
 	}
-	add("deliveries.p99_seconds", real.Result.Deliveries.P99Seconds, simulated.Deliveries.P99Seconds)
+	add("deliveries.p99_seconds", measured.Result.Deliveries.P99Seconds, simulated.Deliveries.P99Seconds)
 	return c
 }

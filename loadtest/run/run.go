@@ -133,7 +133,7 @@ func Run(ctx context.Context, o Options) (*Outcome, error) {
 		return nil, fmt.Errorf("load test: %w", err)
 	}
 	out, err := s.run(ctx, &o, &cfg)
-	return out, errors.Join(err, s.close())
+	return out, errors.Join(err, s.close()) //nolint:contextcheck // ends everything whatever has become of ctx
 }
 
 // connections is the budget: the scenario's, or what stock Sidekiq's pools add up to.
