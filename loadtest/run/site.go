@@ -80,7 +80,7 @@ type site struct {
 // build starts and fills everything. On an error what was started is stopped again.
 func build(ctx context.Context, o *Options, w *world.World, goals simulate.Goals, budget int) (_ *site, err error) {
 	s := &site{}
-	defer func() {
+	defer func() { //nolint:contextcheck // ends everything whatever has become of ctx
 		if err != nil {
 			err = errors.Join(err, s.close())
 		}
