@@ -17,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/queueville/queueville/dbpool"
@@ -103,8 +102,11 @@ A budget that contradicts the sum is refused, and the sum printed.`,
 				}
 				change.Connections = n
 			}
-			if !cmd.Flags().Changed("min") {
+			switch {
+			case !cmd.Flags().Changed("min"):
 				change.MinPerHost = -1
+			case change.MinPerHost < 0:
+				return &exitError{code: exitConfig, err: fmt.Errorf("--min: a minimum of %d connections: must not be negative", change.MinPerHost)}
 			}
 			return setBudget(cmd.Context(), io, opts, change)
 		},
@@ -115,16 +117,23 @@ A budget that contradicts the sum is refused, and the sum printed.`,
 	cmd.Flags().BoolVar(&change.Force, "force", false, "store it although others can hold what is stored")
 	cmd.Flags().BoolVar(&change.NewCluster, "new-cluster", false, "no worker has been running for two minutes: do not wait for PostgreSQL to confirm it")
 	cmd.Flags().Lookup("min").DefValue = ""
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		if e, ok := errors.AsType[*pflag.NotExistError](err); ok && isNumber(e.GetSpecifiedShortnames()) {
-			return &exitError{
-				code: exitConfig, err: fmt.Errorf("a budget of -%s connections: must be more than none", e.GetSpecifiedShortnames()),
-				hint: "give a number from 1 on; queueville budget shows the sum, and queueville budget set --found stores what it finds",
-			}
-		}
-		return err
-	})
 	return cmd
+}
+
+// negativeLast lets `budget set -5` reach the sum that shows why it cannot be, where it would be taken for a flag: a negative number that is
+// not the value of one is moved behind "--".
+func negativeLast(args []string) []string {
+	if len(args) < 3 || args[0] != "budget" || args[1] != "set" || slices.Contains(args, "--") {
+		return args
+	}
+	for i, arg := range args[2:] {
+		number, negative := strings.CutPrefix(arg, "-")
+		if before := args[i+1]; !negative || !isNumber(number) || strings.HasPrefix(before, "-") && !strings.Contains(before, "=") {
+			continue
+		}
+		return append(slices.Delete(slices.Clone(args), i+2, i+3), "--", arg)
+	}
+	return args
 }
 
 func isNumber(s string) bool {

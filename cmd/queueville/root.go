@@ -54,7 +54,7 @@ func terminal(w io.Writer) bool {
 // run executes one command line and returns the exit code. release gives SIGINT and SIGTERM back to the command.
 func run(ctx context.Context, release func(), args []string, io stdio) int {
 	root := newRoot(io, release) //nolint:contextcheck // cobra hands the context to each command
-	root.SetArgs(args)
+	root.SetArgs(negativeLast(args))
 	root.SetIn(io.in)
 	root.SetOut(io.out)
 	root.SetErr(io.err)
