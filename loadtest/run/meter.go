@@ -15,7 +15,7 @@ type meter struct {
 	goals   simulate.Goals
 	queues  [world.Queues]queueMeter
 	classes [world.Classes]classMeter
-	reached []reached
+	reached []simulate.Reached
 	took    []float64 // seconds from a delivery's push to its acceptance
 	bins    []bin     // one a second
 
@@ -34,9 +34,6 @@ type classMeter struct {
 	pushed, runs, failed int
 	wait, ran            float64 // seconds
 }
-
-// reached is what one instance was due, and what it got in time.
-type reached struct{ due, inTime uint32 }
 
 // bin is one second.
 type bin struct {
@@ -62,7 +59,7 @@ type sample struct {
 const inTime = 10 * time.Second
 
 func newMeter(w *world.World, goals simulate.Goals) *meter {
-	return &meter{world: w, goals: goals, reached: make([]reached, w.Instances())}
+	return &meter{world: w, goals: goals, reached: make([]simulate.Reached, w.Instances())}
 }
 
 // bin is the second that a time lies in.
@@ -80,7 +77,7 @@ func (m *meter) pushed(r *record) {
 	m.bin(r.Enqueued).arrived++
 	m.classes[r.Class].pushed++
 	if r.Class == world.Delivery && m.world.Temper(r.Dest, r.Enqueued).Healthy() {
-		m.reached[r.Dest].due++
+		m.reached[r.Dest].Due++
 	}
 }
 
@@ -124,7 +121,7 @@ func (m *meter) accepted(r *record, at time.Duration) {
 	took := at - r.Created
 	m.took = append(m.took, took.Seconds())
 	if took <= m.goals[world.QueuePush]+inTime {
-		m.reached[r.Dest].inTime++
+		m.reached[r.Dest].InTime++
 	}
 }
 
@@ -206,26 +203,8 @@ func (m *meter) queueResults(r *simulate.Result, left [world.Queues]int) {
 
 func (m *meter) deliveries(d *simulate.DeliveryResult) {
 	slices.Sort(m.took)
-	*d = simulate.DeliveryResult{Accepted: len(m.took), P50Seconds: round(quantile(m.took, 0.5)), P99Seconds: round(quantile(m.took, 0.99)), InTime: 1, Fairness: 1}
-	var sum, squares, n, due, in float64
-	for _, r := range m.reached {
-		if r.due == 0 {
-			continue
-		}
-		x := min(1, float64(r.inTime)/float64(r.due))
-		sum, squares, n = sum+x, squares+x*x, n+1
-		due, in = due+float64(r.due), in+min(float64(r.inTime), float64(r.due))
-	}
-	d.Instances = int(n)
-	if due > 0 {
-		d.InTime = round(in / due)
-	}
-	switch {
-	case squares > 0:
-		d.Fairness = round(sum * sum / (n * squares))
-	case n > 0:
-		d.Fairness = 0 // nobody got anything in time
-	}
+	*d = simulate.DeliveryResult{Accepted: len(m.took), P50Seconds: round(quantile(m.took, 0.5)), P99Seconds: round(quantile(m.took, 0.99))}
+	d.Share(m.reached)
 }
 
 // series are the curves, one point a second. What could not be sampled is as it was a second before.

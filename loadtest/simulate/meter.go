@@ -51,8 +51,8 @@ func (h *hist) quantile(q float64) float64 {
 	return float64(h.most) / 1e9
 }
 
-// reached is what one instance has got.
-type reached struct{ due, inTime uint32 }
+// Reached is how many deliveries one instance was due, and how many it got in time.
+type Reached struct{ Due, InTime uint32 }
 
 // classMeter is what became of one class's jobs.
 type classMeter struct {
@@ -68,7 +68,7 @@ type meter struct {
 	series  Series
 	queue   [world.Queues]queueMeter
 	classes [world.Classes]classMeter
-	reached []reached
+	reached []Reached
 	deliver hist // first pushed to accepted, at healthy instances
 
 	done, failures, retried, dead, discarded int
@@ -113,7 +113,7 @@ func newMeter(s *sim) *meter {
 	total := int64(s.cfg.Length + s.cfg.Drain)
 	every := max(int64(time.Second), total/int64(s.cfg.Bins))
 	every -= every % int64(time.Second)
-	m := &meter{s: s, every: every, reached: make([]reached, s.cfg.World.Instances())}
+	m := &meter{s: s, every: every, reached: make([]Reached, s.cfg.World.Instances())}
 	for _, mark := range s.cfg.Marks {
 		m.recovery = append(m.recovery, recovery{Mark: mark, at: -1})
 	}
@@ -129,7 +129,7 @@ func (m *meter) pushed(job *world.Job, fresh bool) {
 	m.arrived++
 	m.classes[job.Class].pushed++
 	if job.Class == world.Delivery && m.s.cfg.World.Temper(job.Dest, time.Duration(m.s.now)).Healthy() {
-		m.reached[job.Dest].due++
+		m.reached[job.Dest].Due++
 	}
 }
 
@@ -165,7 +165,7 @@ func (m *meter) ended(t *task, now int64, failed bool) {
 		took := now - int64(t.job.Created)
 		m.deliver.add(took)
 		if took <= int64(m.s.cfg.Goals[world.QueuePush]+inTime) {
-			m.reached[t.job.Dest].inTime++
+			m.reached[t.job.Dest].InTime++
 		} else {
 			m.late++
 		}

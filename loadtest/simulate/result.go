@@ -234,15 +234,22 @@ func (m *meter) again() int {
 
 // deliveries sums up what the instances got.
 func (m *meter) deliveries() DeliveryResult {
-	d := DeliveryResult{Accepted: int(m.deliver.total), P50Seconds: round(m.deliver.quantile(0.5)), P99Seconds: round(m.deliver.quantile(0.99)), Fairness: 1, InTime: 1}
+	d := DeliveryResult{Accepted: int(m.deliver.total), P50Seconds: round(m.deliver.quantile(0.5)), P99Seconds: round(m.deliver.quantile(0.99))}
+	d.Share(m.reached)
+	return d
+}
+
+// Share sets Instances, InTime and Fairness (Jain's index of the instances' shares) from what each instance was due and got in time.
+func (d *DeliveryResult) Share(each []Reached) {
+	d.InTime, d.Fairness = 1, 1
 	var sum, squares, n, due, in float64
-	for _, r := range m.reached {
-		if r.due == 0 {
+	for _, r := range each {
+		if r.Due == 0 {
 			continue
 		}
-		x := min(1, float64(r.inTime)/float64(r.due))
+		x := min(1, float64(r.InTime)/float64(r.Due))
 		sum, squares, n = sum+x, squares+x*x, n+1
-		due, in = due+float64(r.due), in+min(float64(r.inTime), float64(r.due))
+		due, in = due+float64(r.Due), in+min(float64(r.InTime), float64(r.Due))
 	}
 	d.Instances = int(n)
 	if due > 0 {
@@ -254,5 +261,4 @@ func (m *meter) deliveries() DeliveryResult {
 	case n > 0:
 		d.Fairness = 0 // nobody got anything in time
 	}
-	return d
 }
