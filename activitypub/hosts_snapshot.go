@@ -47,9 +47,8 @@ type HostCounts struct {
 	InFlight int
 }
 
-// Snapshot returns the n destinations that matter most: broken ones first, then those with the most in flight and the most traffic.
-func (h *Hosts) Snapshot(n int) []HostState {
-	now := time.Now()
+// Snapshot returns the n destinations that matter most at now: broken ones first, then those with the most in flight and the most traffic.
+func (h *Hosts) Snapshot(now time.Time, n int) []HostState {
 	h.mu.Lock()
 	states := make([]HostState, 0, len(h.entries))
 	for _, e := range h.entries {
@@ -69,8 +68,7 @@ func (h *Hosts) Snapshot(n int) []HostState {
 
 // Bound returns at most n destinations that could have got more requests lately but for something of ours or theirs: those first that came back,
 // then those at their limit, those that asked for patience and those that are down; of each the busiest first.
-func (h *Hosts) Bound(n int) []HostState {
-	now := time.Now()
+func (h *Hosts) Bound(now time.Time, n int) []HostState {
 	var states []HostState
 	h.mu.Lock()
 	for _, e := range h.entries {
@@ -91,9 +89,8 @@ func (h *Hosts) Bound(n int) []HostState {
 	return slices.Clip(states[:min(max(n, 0), len(states))])
 }
 
-// Counts sums up the states.
-func (h *Hosts) Counts() HostCounts {
-	now := time.Now()
+// Counts sums up the states as they are at now.
+func (h *Hosts) Counts(now time.Time) HostCounts {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := HostCounts{Known: len(h.entries)}

@@ -116,7 +116,7 @@ func TestOneOutage(t *testing.T) {
 	for i := range 8 {
 		h.observe("a", started, now.Add(time.Duration(1+i)*time.Millisecond), Kind5xx, 0)
 	}
-	if s := h.Snapshot(1)[0]; s.Failures != 1 || s.Limit != 4 || s.State != "failing" {
+	if s := h.Snapshot(now, 1)[0]; s.Failures != 1 || s.Limit != 4 || s.State != "failing" {
 		t.Errorf("after eight failures at once = %+v, want one, the limit halved once", s)
 	}
 }
@@ -155,7 +155,7 @@ func TestProbe(t *testing.T) {
 		if adm = h.Acquire("a", now); !adm.Probe {
 			t.Fatalf("after a probe that was given back = %+v", adm)
 		}
-		if c := h.Counts(); c.Down != 1 || c.Known != 1 || c.InFlight != 1 {
+		if c := h.Counts(now); c.Down != 1 || c.Known != 1 || c.InFlight != 1 {
 			t.Errorf("Counts = %+v", c)
 		}
 		h.observe("a", now, now, KindNone, 0)
@@ -205,7 +205,7 @@ func TestRetryAfterHolds(t *testing.T) {
 	if adm.Verdict != Held || adm.Reason != "retry-after" || adm.Until.Sub(now) != 5*time.Minute {
 		t.Errorf("Acquire = %+v", adm)
 	}
-	if s := h.Snapshot(9)[0]; s.State != "held" || s.HeldUntil.IsZero() || s.LastError != Kind429 {
+	if s := h.Snapshot(now, 9)[0]; s.State != "held" || s.HeldUntil.IsZero() || s.LastError != Kind429 {
 		t.Errorf("Snapshot = %+v", s)
 	}
 	if got := h.Acquire("a", now.Add(5*time.Minute)); got.Verdict != Start || got.Probe {
@@ -262,13 +262,13 @@ func TestSnapshotOrder(t *testing.T) {
 	h.run(&now, "failing", 1, Kind5xx, 0)
 	h.run(&now, "held", 1, Kind429, 10*time.Minute)
 	var got strings.Builder
-	for _, s := range h.Snapshot(10) {
+	for _, s := range h.Snapshot(now, 10) {
 		got.WriteString(s.Host + "=" + s.State + " ")
 	}
 	if want := "down=down held=held failing=failing fine=ok "; got.String() != want {
 		t.Errorf("Snapshot = %s, want %s", got.String(), want)
 	}
-	if n := len(h.Snapshot(2)); n != 2 || len(h.Snapshot(-1)) != 0 {
+	if n := len(h.Snapshot(now, 2)); n != 2 || len(h.Snapshot(now, -1)) != 0 {
 		t.Errorf("%d states, want 2", n)
 	}
 }

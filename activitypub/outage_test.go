@@ -179,7 +179,7 @@ func TestLocalOutage(t *testing.T) {
 	if s := b.Stats(); s.TrackerPending != 0 || s.LocalOutages != 1 {
 		t.Errorf("Stats = %+v", s)
 	}
-	if c := b.Hosts().Counts(); c.Down+c.Failing != 0 {
+	if c := b.Hosts().Counts(time.Now()); c.Down+c.Failing != 0 {
 		t.Errorf("Counts = %+v", c)
 	}
 	if got := b.deliver(b.job(r.inbox())); got.Outcome != Delivered {

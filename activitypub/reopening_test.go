@@ -98,7 +98,7 @@ func TestNoStormAfterAnHour(t *testing.T) {
 			if most := mostInASecond(starts); most > 2*before {
 				t.Errorf("%d in one second, %d before", most, before)
 			}
-			if s := h.Snapshot(1)[0]; s.State != "reopening" || s.Bound != boundReopening || s.Rate <= 0 || h.Counts().Reopening != 1 {
+			if s := h.Snapshot(now, 1)[0]; s.State != "reopening" || s.Bound != boundReopening || s.Rate <= 0 || h.Counts(now).Reopening != 1 {
 				t.Errorf("Snapshot = %+v", s)
 			}
 			early := 0
@@ -122,7 +122,7 @@ func TestPatienceEndsGently(t *testing.T) {
 		now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 		flood(h, &server{slots: 4, serves: 50 * time.Millisecond}, "a", &now, time.Minute, 1e6)
 		h.run(&now, "a", 1, Kind429, patience)
-		if s := h.Snapshot(1)[0]; s.Bound != boundPatience && want {
+		if s := h.Snapshot(now, 1)[0]; s.Bound != boundPatience && want {
 			t.Errorf("Snapshot = %+v", s)
 		}
 		now = now.Add(patience)
@@ -155,13 +155,14 @@ func TestReopeningOfAStranger(t *testing.T) {
 func TestLimitIsNamed(t *testing.T) {
 	t.Parallel()
 	h := testHosts(100)
+	now := time.Now()
 	for range 3 {
-		h.Acquire("a", time.Now())
+		h.Acquire("a", now)
 	}
-	if s := h.Snapshot(1)[0]; s.Bound != boundLimit || s.InFlight != 2 || h.Counts().Limited != 1 {
+	if s := h.Snapshot(now, 1)[0]; s.Bound != boundLimit || s.InFlight != 2 || h.Counts(now).Limited != 1 {
 		t.Errorf("Snapshot = %+v", s)
 	}
-	if s := h.entries["a"].bound(time.Now().Add(turnedFor + time.Second)); s != "" {
+	if s := h.entries["a"].bound(now.Add(turnedFor + time.Second)); s != "" {
 		t.Errorf("bound = %q after nothing has had to wait", s)
 	}
 }
@@ -176,12 +177,12 @@ func TestNoReopeningOfWhatWasHardlyAway(t *testing.T) {
 	h.Acquire("a", now)
 	now = now.Add(time.Millisecond)
 	h.run(&now, "a", 3, KindRefused, 0)
-	if h.Counts().Down != 1 {
-		t.Fatalf("Counts = %+v", h.Counts())
+	if h.Counts(now).Down != 1 {
+		t.Fatalf("Counts = %+v", h.Counts(now))
 	}
 	h.observe("a", slow, now, KindNone, 0)
 	h.Release("a", now)
-	if c := h.Counts(); c.Down+c.Reopening != 0 || h.limitOf("a") != 1 {
+	if c := h.Counts(now); c.Down+c.Reopening != 0 || h.limitOf("a") != 1 {
 		t.Errorf("Counts = %+v, limit %d", c, h.limitOf("a"))
 	}
 }

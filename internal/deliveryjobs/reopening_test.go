@@ -164,9 +164,9 @@ func TestNoStorm(t *testing.T) {
 	gone := time.Now()
 	push(host, 400)
 	// What was under way when it went away may still be answered, which closes a breaker that has just opened.
-	for deadline := gone.Add(20 * time.Second); d.Hosts().Counts().Down != 1 || time.Since(gone) < 4*time.Second; pass(200 * time.Millisecond) {
+	for deadline := gone.Add(20 * time.Second); d.Hosts().Counts(time.Now()).Down != 1 || time.Since(gone) < 4*time.Second; pass(200 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("Counts = %+v while a host is away: %+v", d.Hosts().Counts(), d.Hosts().Snapshot(3))
+			t.Fatalf("Counts = %+v while a host is away: %+v", d.Hosts().Counts(time.Now()), d.Hosts().Snapshot(time.Now(), 3))
 		}
 		push(host, 10)
 	}
@@ -174,7 +174,7 @@ func TestNoStorm(t *testing.T) {
 	push(host, 1500)
 	for deadline := time.Now().Add(20 * time.Second); len(host.between(gone.Add(time.Second), time.Now())) == 0; pass(200 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("the host is not tried again: %+v", d.Hosts().Snapshot(3))
+			t.Fatalf("the host is not tried again: %+v", d.Hosts().Snapshot(time.Now(), 3))
 		}
 		push(host, 20) // what was held when it was away is not due yet
 	}
@@ -182,7 +182,7 @@ func TestNoStorm(t *testing.T) {
 	push(host, 1500)
 	pass(14 * time.Second)
 
-	if s := d.Hosts().Bound(5); len(s) == 0 || s[0].Bound != "reopening" || s[0].Rate <= 0 || w.Destinations(1)[0].Waiting == 0 {
+	if s := d.Hosts().Bound(time.Now(), 5); len(s) == 0 || s[0].Bound != "reopening" || s[0].Rate <= 0 || w.Destinations(1)[0].Waiting == 0 {
 		t.Errorf("Bound = %+v, the longest line %+v", s, w.Destinations(1))
 	}
 	after := host.between(back, time.Now())

@@ -17,12 +17,13 @@ const (
 
 // destinations is what status shows of the destinations, and what binds those that could have got more.
 func (s *Sidecar) destinations() *status.Destinations {
-	c := s.Deliverer.Hosts().Counts()
+	now := time.Now()
+	c := s.Deliverer.Hosts().Counts(now)
 	if c.Known == 0 {
 		return nil
 	}
 	d := &status.Destinations{Known: c.Known, Down: c.Down, Holding: c.Holding, Reopening: c.Reopening, Limited: c.Limited}
-	bound := s.Deliverer.Hosts().Bound(boundShown)
+	bound := s.Deliverer.Hosts().Bound(now, boundShown)
 	if len(bound) == 0 {
 		return d
 	}
@@ -30,7 +31,6 @@ func (s *Sidecar) destinations() *status.Destinations {
 	for _, l := range s.Worker.Destinations(linesLooked) {
 		lines[l.Name] = l
 	}
-	now := time.Now()
 	for i := range bound {
 		d.Bound = append(d.Bound, explainHost(&bound[i], lines[bound[i].Host], now))
 	}

@@ -343,7 +343,7 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 	w := status.Worker{
 		Owned: s.plan.owned, Shared: s.plan.shared, ForeignTo: s.opts.ForeignTo, Share: s.plan.share,
 		InHand: load.InHand, Waiting: load.Waiting, Running: load.Running, Concurrency: load.Concurrency,
-		Signer: s.Signer, HostsDown: s.Deliverer.Hosts().Counts().Down, Ruby: s.rubyState(), Destinations: s.destinations(), Retries: s.retries(),
+		Signer: s.Signer, HostsDown: s.Deliverer.Hosts().Counts(time.Now()).Down, Ruby: s.rubyState(), Destinations: s.destinations(), Retries: s.retries(),
 		Database: s.servers.db.state(s.opts.RubyThreads), Limits: s.limits(), Costs: s.classCosts(time.Now()),
 	}
 	if us, since, why := s.Deliverer.LocalOutage(); us {

@@ -1,6 +1,8 @@
 package workmetrics
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -51,12 +53,13 @@ func (d *destinationMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) { send(d, prometheus.GaugeValue, v, labels...) }
 	if d.cfg.Hosts != nil {
-		c := d.cfg.Hosts.Counts()
+		now := time.Now()
+		c := d.cfg.Hosts.Counts(now)
 		for state, n := range map[string]int{"known": c.Known, "down": c.Down, "held": c.Holding, "reopening": c.Reopening, "failing": c.Failing, "limited": c.Limited} {
 			gauge(d.count, float64(n), state)
 		}
 		seen := map[string]bool{}
-		for _, h := range d.cfg.Hosts.Bound(d.cfg.TopK) {
+		for _, h := range d.cfg.Hosts.Bound(now, d.cfg.TopK) {
 			host := labelValue(h.Host)
 			if seen[host] { // a page with one sample twice would be refused as a whole
 				continue

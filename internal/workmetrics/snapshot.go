@@ -110,7 +110,7 @@ func (s *snapshot) collectHosts(gauge gaugeFunc) {
 	}
 	now := time.Now()
 	seen := map[string]bool{}
-	for _, h := range s.cfg.Hosts.Snapshot(s.cfg.TopK) {
+	for _, h := range s.cfg.Hosts.Snapshot(time.Now(), s.cfg.TopK) {
 		host := labelValue(h.Host)
 		if seen[host] { // a page with one sample twice would be refused as a whole
 			continue
