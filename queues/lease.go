@@ -28,6 +28,8 @@ type Holder struct {
 	PIDNS     string  `json:"pid_ns"`     // readlink /proc/self/ns/pid
 	StartTick uint64  `json:"start_tick"` // field 22 of /proc/<pid>/stat
 	StartedAt float64 `json:"started_at"` // Unix seconds
+
+	Sides bool `json:"sides,omitempty"` // it takes jobs from side lists: see Store.Merge
 }
 
 // Session is one registration: lease plus in-flight hash. All methods are safe for concurrent use.

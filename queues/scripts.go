@@ -36,6 +36,9 @@ var forgetLua string
 //go:embed lua/due.lua
 var dueLua string
 
+//go:embed lua/unlist.lua
+var unlistLua string
+
 // The scripts. Their KEYS, ARGV and returns are documented in the files.
 var (
 	registerScript = newScript(registerLua)
@@ -47,6 +50,7 @@ var (
 	givebackScript = newScript(givebackLua)
 	forgetScript   = newScript(forgetLua)
 	dueScript      = newScript(dueLua)
+	unlistScript   = newScript(unlistLua)
 )
 
 type script struct{ source, sha string }

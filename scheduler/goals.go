@@ -104,7 +104,7 @@ func (g Goals) Validate() error {
 			problems = append(problems, fmt.Errorf("%s: neither a goal nor behind: it changes nothing", what))
 		}
 	}
-	return errors.Join(problems...)
+	return errors.Join(append(problems, g.checkSides()...)...)
 }
 
 // Queue is the goal of a queue.

@@ -37,6 +37,10 @@ type QueueView struct {
 	Weight  int           // for the weighted policy
 	Cost    float64       // of one of its jobs, in the unit of what is scarce, e.g. seconds of a slot; 0 or less: not known
 	Most    int           // jobs to take at most; 0: no limit
+
+	Of      string  // of a Side: its queue
+	Behind  bool    // of a Side: while other jobs of its queue wait, it has no turn until its goal has passed
+	Foreign float64 // share of its jobs that run in the other lane; negative: not known
 }
 
 // Take is what to take from a queue.
@@ -91,7 +95,7 @@ func (p *Picker) Pick(room int, queues []QueueView) []Take {
 	takes = append(takes, p.aged(room, queues)...)
 	order := make([]int, 0, len(queues))
 	for i := range queues {
-		if queues[i].Backlog != 0 {
+		if queues[i].Backlog != 0 && !queues[i].waitsFor(queues) {
 			order = append(order, i)
 		}
 	}
@@ -147,6 +151,23 @@ func left(q *QueueView) time.Duration {
 		return rest
 	}
 	return most
+}
+
+// fewOfThem is the share of a list's jobs below which it does not count that they are in a lane.
+const fewOfThem = 0.02
+
+// waitsFor tells whether the jobs of a list are behind others of their queue that are known to wait. What runs in the other lane is not in their
+// way, and of a list of which nothing is known a taste is had.
+func (q *QueueView) waitsFor(queues []QueueView) bool {
+	if !q.Behind || q.Foreign < 0 || age(q) >= goal(q) {
+		return false
+	}
+	return slices.ContainsFunc(queues, func(o QueueView) bool {
+		if o.Behind || o.Backlog <= 0 || o.Name != q.Of && o.Of != q.Of {
+			return false
+		}
+		return o.Foreign < 0 || min(q.Foreign, o.Foreign) > fewOfThem || min(1-q.Foreign, 1-o.Foreign) > fewOfThem
+	})
 }
 
 // aged is what late queues may take before anybody's turn.
@@ -209,6 +230,13 @@ func (p *Picker) Took(queue string, jobs int, costOfOne float64) {
 		if name == queue {
 			c.credit = max(0, c.credit-spent)
 		}
+	}
+}
+
+// Returned tells that jobs which a fetch had brought were only put elsewhere: they have used nothing of the queue's share.
+func (p *Picker) Returned(queue string, jobs int, costOfOne float64) {
+	if c := p.claims[queue]; c != nil && jobs > 0 {
+		c.credit = min(c.credit+float64(jobs)*sane(costOfOne), mostCredit*c.cost)
 	}
 }
 

@@ -217,6 +217,9 @@ func (w *Worker) unbatch(ctx context.Context) error {
 func (w *Worker) adopt(ctx context.Context) error {
 	for sleep(ctx, w.cfg.AdoptEvery/2+rand.N(w.cfg.AdoptEvery)) {
 		w.adoptNeighbours(ctx)
+		if w.lists == nil || w.quiet.Load() { // others' side lists, and nobody may be left to serve them
+			w.mergeSides(ctx, w.keeper.current().Name())
+		}
 	}
 	return nil
 }

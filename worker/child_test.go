@@ -34,6 +34,7 @@ type childSpec struct {
 	Work        time.Duration // each job takes so long
 	Fail        bool          // and then fails
 	Die         bool          // or kills its process
+	Goals       bool          // it goes by lowBehind
 }
 
 // child is a running worker process.
@@ -120,7 +121,7 @@ func runChild(text string) int {
 	}
 	host, _ := os.Hostname()
 	identity := queues.NewIdentity(host, os.Getpid())
-	w, err := New(Config{
+	cfg := Config{
 		Store:    queues.NewStore(redistest.NewClient(spec.Addr, spec.DB), ""),
 		Process:  queues.ProcessInfo{Identity: identity, Hostname: host, PID: os.Getpid(), StartedAt: time.Now(), Concurrency: 5, Queues: []string{"push"}},
 		Holder:   ThisProcess(identity, host),
@@ -128,7 +129,11 @@ func runChild(text string) int {
 		Owned: []scheduler.Queue{{Name: "push"}}, ForeignTo: "ruby",
 		Concurrency: spec.Concurrency, Window: 200, LeaseTTL: spec.Lease, RenewEvery: spec.Renew, AdoptEvery: spec.Adopt,
 		StopTimeout: 5 * time.Second, Ready: func() { fmt.Println("ready") },
-	})
+	}
+	if spec.Goals {
+		byGoals(&cfg)
+	}
+	w, err := New(cfg)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2

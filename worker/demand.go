@@ -73,7 +73,7 @@ func (d *Demand) add(q *scheduler.QueueView, f *flow, share float64) {
 	}
 }
 
-// share is how much of what is fetched from a queue is foreign; of one of which nothing is known, none or, with Foreign, half.
+// share is how much of what is fetched from a list is foreign; of one of which nothing is known, none or, with Foreign, half.
 func (s *foreignSide) share(queue string) float64 {
 	if s.Foreign == nil {
 		return 0
@@ -81,7 +81,7 @@ func (s *foreignSide) share(queue string) float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if share, known := s.shares[queue]; known {
-		return share
+		return share.foreign
 	}
 	return 0.5
 }

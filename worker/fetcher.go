@@ -30,7 +30,7 @@ type fetcher struct {
 	keeper   *keeper
 	lane     *lane
 	order    func() []string // owned queues, in the order of this fetch
-	picks    *picks          // chooses the order by goals; nil: order does
+	picks    *picks          // chooses the order by goals, and has side lists; nil: order does
 	owned    bool            // there are owned queues
 	look     queues.Look     // shared queues; Max is set per call
 	limiter  *rate.Limiter
@@ -143,8 +143,8 @@ func (f *fetcher) hungry() bool { return f.unread.Load() == 0 && f.lane.hungry()
 func (f *fetcher) allowance() int {
 	n := f.lane.free()
 	if f.foreign != nil {
-		order, _ := f.loud(f.order(), nil)
-		n += most(f.foreign.Room(order))
+		order, _ := f.loud(f.picks.waiting(f.order()), nil)
+		n += most(f.foreign.Room(f.picks.homesOf(order)))
 	}
 	n = min(n, fetchBatch)
 	if f.limiter != nil {
@@ -205,7 +205,7 @@ func (f *fetcher) fetchOwned(ctx context.Context, room int) (int, error) {
 		})
 	}
 	order, caps = f.loud(order, caps)
-	names, limits := f.foreign.limits(order, f.lane.free(), f.foreign.Room(order), caps)
+	names, limits := f.foreign.limits(order, f.lane.free(), f.foreign.Room(f.picks.homesOf(order)), caps)
 	f.open = names
 	if len(names) == 0 {
 		return 0, nil

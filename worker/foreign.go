@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 )
 
 // Foreign runs the jobs of all classes that no Handler runs: Ruby. It has its own waiting lines and decides by itself what starts where.
@@ -80,7 +81,7 @@ type foreignSide struct {
 
 	mu     sync.Mutex
 	inHand int
-	shares map[string]float64 // by queue: how much of what is fetched from it is foreign
+	shares map[string]mix // by list: what is fetched from it
 }
 
 const (
@@ -90,6 +91,7 @@ const (
 	littleShare = 0.1
 	foreignPile = 500
 	firstTaste  = 8
+	leastShare  = 0.001 // of jobs that are not put aside, to know something of them
 )
 
 func (s *foreignSide) leave(n int) {
@@ -98,30 +100,50 @@ func (s *foreignSide) leave(n int) {
 	s.mu.Unlock()
 }
 
-// learn counts the foreign jobs of a batch, queue by queue.
+// mix is what part of a list's jobs is run by whom. What is put aside is neither.
+type mix struct{ foreign, native float64 }
+
+// learn counts the foreign and the native jobs of a batch, list by list. Those that are put aside tell what the list is like that they go to.
 func (s *foreignSide) learn(all []*item) {
-	type count struct{ foreign, total int }
+	type count struct{ foreign, native, total int }
 	counts := map[string]count{}
 	for _, it := range all {
-		c := counts[it.queue]
+		c := counts[it.list]
 		c.total++
-		if it.handler == nil && it.broken == nil {
+		foreign := it.handler == nil && it.broken == nil
+		switch {
+		case it.side != "":
+			side := counts[it.side]
+			side.total++
+			if foreign {
+				side.foreign++
+			} else {
+				side.native++
+			}
+			counts[it.side] = side
+		case foreign:
 			c.foreign++
+		default:
+			c.native++
 		}
-		counts[it.queue] = c
+		counts[it.list] = c
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for queue, c := range counts {
-		s.inHand += c.foreign
-		old, known := s.shares[queue]
-		now := float64(c.foreign) / float64(c.total)
+	for _, it := range all {
+		if it.handler == nil && it.broken == nil && it.side == "" {
+			s.inHand++
+		}
+	}
+	for list, c := range counts {
+		old, known := s.shares[list]
+		now := mix{float64(c.foreign) / float64(c.total), float64(c.native) / float64(c.total)}
 		if !known {
-			s.shares[queue] = now
+			s.shares[list] = now
 			continue
 		}
 		weight := shareMemory * min(1, float64(c.total)/16)
-		s.shares[queue] = old + weight*(now-old)
+		s.shares[list] = mix{old.foreign + weight*(now.foreign-old.foreign), old.native + weight*(now.native-old.native)}
 	}
 }
 
@@ -139,14 +161,14 @@ func (s *foreignSide) limits(names []string, native int, rooms, caps []int) ([]s
 		switch {
 		case !known:
 			l.Most[i] = min(firstTaste, max(1, rooms[i]))
-		case share < littleShare && s.inHand < foreignPile:
-			l.Costs[i] = [2]float64{1, 0}
-		case share > 1-littleShare:
-			l.Costs[i] = [2]float64{0, share}
+		case share.foreign < littleShare && s.inHand < foreignPile:
+			l.Costs[i] = [2]float64{costing(share.native + share.foreign), 0}
+		case share.foreign > 1-littleShare:
+			l.Costs[i] = [2]float64{0, share.foreign}
 			l.Most[i] = min(fetchBatch, rooms[i])
 		default:
-			l.Costs[i] = [2]float64{1 - share, share}
-			l.Most[i] = min(fetchBatch, int(float64(rooms[i])/share))
+			l.Costs[i] = [2]float64{costing(share.native), share.foreign}
+			l.Most[i] = min(fetchBatch, int(float64(rooms[i])/share.foreign))
 		}
 	}
 	for i := range caps {
@@ -163,6 +185,15 @@ func (s *foreignSide) limits(names []string, native int, rooms, caps []int) ([]s
 	return open, l
 }
 
+// costing is what a job is expected to take of the room for native ones: nothing when hardly any is, or a queue full of jobs to be put aside would
+// wait for room that it does not need.
+func costing(share float64) float64 {
+	if share < fewOfThem {
+		return 0
+	}
+	return min(share, 1)
+}
+
 // most is the room of the queue that has most.
 func most(rooms []int) int {
 	n := 0
@@ -177,6 +208,20 @@ func (s *foreignSide) held() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.inHand
+}
+
+// known is how much of what is fetched from a list, and not put aside, is foreign; scheduler.Unknown if that is hardly anything.
+func (s *foreignSide) known(list string) float64 {
+	if s.Foreign == nil {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	share := s.shares[list]
+	if share.foreign+share.native < leastShare {
+		return scheduler.Unknown
+	}
+	return share.foreign / (share.foreign + share.native)
 }
 
 // submit hands foreign items over. The caller has counted them.

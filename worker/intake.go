@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/queueville/queueville/queues"
@@ -16,9 +17,14 @@ import (
 func (w *Worker) book(session *queues.Session, jobs []queues.Fetched) []*item {
 	now := time.Now()
 	all := make([]*item, len(jobs))
+	var list, queue string
 	for i := range jobs {
+		if jobs[i].Ref.Queue != list {
+			list = jobs[i].Ref.Queue
+			queue = w.picks.home(list)
+		}
 		// One by one: in one array a single slow job would keep the payloads of its whole batch in memory.
-		all[i] = &item{payload: jobs[i].Payload, queue: jobs[i].Ref.Queue, ref: jobs[i].Ref, fetched: now}
+		all[i] = &item{payload: jobs[i].Payload, queue: queue, list: list, ref: jobs[i].Ref, fetched: now}
 	}
 	w.lane.register(session, all)
 	return all
@@ -62,11 +68,12 @@ func (w *Worker) address(it *item) {
 func (w *Worker) dispatch(all []*item) {
 	for _, it := range all {
 		w.read(it)
-		if w.cfg.Arrived != nil && it.broken == nil {
+		if w.cfg.Arrived != nil && it.broken == nil && it.list == it.queue {
 			w.cfg.Arrived(className(&it.job))
 		}
 	}
-	var foreign []*item
+	w.sort(all)
+	var foreign, after []*item
 	if w.foreign.Foreign != nil {
 		w.foreign.learn(all)
 	}
@@ -76,6 +83,10 @@ func (w *Worker) dispatch(all []*item) {
 		case it.broken != nil && it.handler == nil:
 			w.log.Warn("unreadable job buried", slog.String("queue", it.queue), slog.Any("err", it.broken))
 			w.settle(settlement{item: it, op: queues.OpDead, payload: queues.Burial(it.payload), at: seconds(time.Now()), event: End{Queue: it.queue, Result: Dead, Label: "malformed"}})
+		case it.side != "":
+			w.setAside(it)
+		case it.after && it.handler != nil:
+			after = append(after, it)
 		case it.handler == nil && w.foreign.Foreign != nil:
 			foreign = append(foreign, it)
 		case it.handler == nil:
@@ -86,8 +97,9 @@ func (w *Worker) dispatch(all []*item) {
 			native = append(native, it)
 		}
 	}
-	w.dropAll(w.lane.add(native))
+	w.dropAll(w.lane.add(append(native, after...)))
 	if len(foreign) > 0 {
+		slices.SortStableFunc(foreign, func(a, b *item) int { return rank(a) - rank(b) })
 		w.foreign.submit(foreign)
 		if !w.lane.ours(foreign[0]) { // lost after they were booked, and perhaps before they were there to be withdrawn
 			w.dropAll(w.foreign.withdraw(w.lane.ours))

@@ -13,7 +13,10 @@ type item struct {
 	handler Handler   // nil for a foreign class
 	broken  error     // the payload is no job, or (with a handler) its arguments can never be run
 	dest    string    // "" when it shares no limit
-	queue   string    // the list it was fetched from
+	queue   string    // whose job it is
+	list    string    // the list it was fetched from: the queue's own, or one beside it
+	side    string    // the list beside the queue that it is put into instead of being run; "" for none
+	after   bool      // it goes behind the others of its batch
 	fetched time.Time // monotonic
 
 	// Written under lane.mu; the completer reads them there too.

@@ -33,11 +33,12 @@ const (
 	Requeued                // given back to its queue
 	Forwarded               // a foreign class, moved to the queue Ruby serves
 	Dropped                 // the lease was lost before its outcome reached Redis; whoever holds it now decides
+	Aside                   // put into a list beside its queue, for it has more time than others that wait
 )
 
 // String gives the word used in metrics and logs.
 func (r Result) String() string {
-	names := [...]string{"acked", "retried", "dead", "discarded", "deferred", "requeued", "forwarded", "dropped"}
+	names := [...]string{"acked", "retried", "dead", "discarded", "deferred", "requeued", "forwarded", "dropped", "aside"}
 	if int(r) < len(names) {
 		return names[r]
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/queueville/queueville/queues"
@@ -19,9 +20,11 @@ type Released struct {
 type ReleaseReport struct {
 	Released []Released
 	Alive    []queues.HolderState // left alone
+	Merged   []Merged             // what waited beside its queue, and no live worker serves that
 }
 
-// Release gives the jobs of every dead holder back, as a worker's adoption does, without being a worker.
+// Release gives the jobs of every dead holder back, as a worker's adoption does, without being a worker. Then it does so with those that wait
+// beside a queue.
 func Release(ctx context.Context, store *queues.Store) (ReleaseReport, error) {
 	var report ReleaseReport
 	callCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
@@ -61,6 +64,13 @@ func Release(ctx context.Context, store *queues.Store) (ReleaseReport, error) {
 		if n > 0 {
 			report.Released = append(report.Released, Released{name, n})
 		}
+	}
+	names, err := store.Names(scanCtx)
+	if err == nil {
+		report.Merged, err = mergeSides(scanCtx, store, "", func(queue string) bool { return slices.Contains(names, queue) })
+	}
+	if err != nil {
+		return report, fmt.Errorf("give back what waits beside queues: %w", err)
 	}
 	return report, nil
 }

@@ -108,6 +108,16 @@ func (c Config) withDefaults() (Config, error) {
 	need(c.Share >= 0 && c.Share <= 10_000, "share must be between 0 and 10,000")
 	need(c.MaxRate >= 0, "rate must not be negative")
 	need(c.RetryShare >= 0, "the retries' share must not be negative")
+	if c.Policy == scheduler.PolicyGoals {
+		if err := c.Goals.Validate(); err != nil {
+			problems = append(problems, fmt.Errorf("worker: %w", err))
+		}
+		for _, q := range c.Owned {
+			side, ok := c.Goals.ParseSide(q.Name)
+			need(!ok || !slices.ContainsFunc(c.Owned, func(o scheduler.Queue) bool { return o.Name == side.Queue }), fmt.Sprintf("queue %q is a side list of %q", q.Name, side.Queue))
+		}
+		c.Holder.Sides = len(c.Owned) > 0
+	}
 
 	setDefault(&c.Gate, Gate(openGate{}))
 	setDefault(&c.Share, 10_000)
@@ -165,7 +175,8 @@ type Worker struct {
 	completer *completer
 	foreign   foreignSide
 	pacer     *pacer
-	picks     *picks // nil without goals, unless the queues are watched
+	picks     *picks                      // nil without goals, unless the queues are watched
+	lists     map[string]*scheduler.Lists // of the owned queues of which some jobs may wait beside them; nil without goals
 	counts    *counts
 	observer  Observer
 	log       *slog.Logger
@@ -194,7 +205,7 @@ func New(cfg Config) (*Worker, error) {
 			classes = append(classes, class)
 		}
 	}
-	w.foreign = foreignSide{Foreign: cfg.Foreign, shares: map[string]float64{}}
+	w.foreign = foreignSide{Foreign: cfg.Foreign, shares: map[string]mix{}}
 	w.counts = newCounts(cfg.Metrics7, cfg.Metrics8)
 	w.workCtx, w.endWork = context.WithCancelCause(context.Background())
 	w.fetchEnd, w.endFetch = context.WithCancel(context.Background())
@@ -219,8 +230,10 @@ func New(cfg Config) (*Worker, error) {
 	}
 	if goals := cfg.Policy == scheduler.PolicyGoals; (goals || cfg.Watch) && len(cfg.Owned) > 0 {
 		w.picks = newPicks(&cfg)
+		w.picks.foreign, w.picks.wake = w.foreign.known, func() { signal(w.fetcher.wake) }
 		if goals {
 			w.fetcher.picks = w.picks
+			w.lists = listsOf(&cfg)
 		}
 	}
 	for _, q := range cfg.Owned {
@@ -418,6 +431,9 @@ func (w *Worker) leave(ctx context.Context) {
 	}
 	if returned > 0 {
 		w.log.InfoContext(ctx, "jobs given back at the end", slog.Int("jobs", returned))
+	}
+	if err == nil { // now that the registration is gone: of several that stop at once the last one finds nobody
+		w.mergeSides(context.WithoutCancel(ctx), session.Name())
 	}
 	if err := w.cfg.Store.Leave(callCtx, w.cfg.Process.Identity); err != nil {
 		w.log.WarnContext(ctx, "process list not cleaned", slog.Any("err", err))
