@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -176,17 +175,11 @@ func (s *Supervisor) permit(st *seat, now time.Time) {
 		return
 	}
 	wall := time.Now() // both clocks before what is left: the other way round a freeze in between would lengthen it
-	left := st.Left()
-	text := strconv.FormatInt(mono.Nano()/1e6+left.Milliseconds(), 10) + " " + strconv.FormatInt(wall.UnixMilli()+left.Milliseconds(), 10)
-	if left == 0 {
-		text = "0 0"
+	text := permission{}
+	if left := st.Left(); left > 0 {
+		text = permission{steady: mono.Nano()/1e6 + left.Milliseconds(), wall: wall.UnixMilli() + left.Milliseconds(), connections: st.Limit()}
 	}
-	text += " " + strconv.Itoa(st.Limit()) + "\n"
-	err := os.WriteFile(st.file+"~", []byte(text), 0o600)
-	if err == nil {
-		err = os.Rename(st.file+"~", st.file)
-	}
-	if err != nil {
+	if err := text.write(st.file); err != nil {
 		s.cfg.Log.Warn("ruby process cannot be told of its database connections", slog.Any("err", err))
 	}
 	st.written = now

@@ -13,6 +13,7 @@ module Queueville
     PATIENCE = 10 # seconds that a thread waits for the worker to renew what it has lent, or for one of the others to be closed
     GIVEN_UP = "" # as a name: the preloaded parent has none any more
     NONE = [0, 0, 0].freeze
+    LOOKS = 100 # at what the worker wrote, until it is whole
 
     # For PG::Connection's singleton class.
     module Opening
@@ -146,7 +147,11 @@ module Queueville
       def lease
         return NONE if ENV[NAME] == GIVEN_UP
 
-        File.read(ENV.fetch(LEASE)).split.map { |text| Integer(text, 10) }
+        LOOKS.times do
+          first, second, = File.read(ENV.fetch(LEASE)).lines # twice the same, or it is being written
+          return first.split.map { |text| Integer(text, 10) } if first && first == second
+        end
+        NONE
       rescue SystemCallError
         NONE
       end

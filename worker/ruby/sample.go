@@ -21,7 +21,7 @@ func (s *Supervisor) sample(now time.Time) {
 		return
 	}
 	s.sampledAt = now
-	if h := s.host.Read(now); h.Busy >= 0 && h.Cores > 0 {
+	if h := s.host.Processors(now); h.Busy >= 0 && h.Cores > 0 {
 		s.hostUse += sampleWeight * (h.Busy/h.Cores - s.hostUse)
 	}
 	for _, p := range s.procs {

@@ -104,7 +104,7 @@ func TestRubyConnectionLimit(t *testing.T) {
 	}
 	lease, script := filepath.Join(dir, "lease"), filepath.Join(dir, "script.rb")
 	for name, text := range map[string]string{
-		filepath.Join(dir, "connections.rb"): string(hook), script: "require_relative 'connections'\n" + connectionsScript, lease: "9000000000000000 9000000000000000 2\n",
+		filepath.Join(dir, "connections.rb"): string(hook), script: "require_relative 'connections'\n" + connectionsScript, lease: strings.Repeat("9000000000000000 9000000000000000 2\n", 2),
 	} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
