@@ -18,7 +18,8 @@ func newRelease(io stdio) *cobra.Command {
 		Use:   "release",
 		Short: "Give the jobs of workers that are gone back to their queues",
 		Long: `Gives every job that a dead Queueville worker still held back to the queue it came from, to be run next by whoever serves it.
-Live workers are left alone. Use it after the last worker was stopped or killed, before uninstalling.
+Live workers are left alone. So are jobs that wait beside their queue (--policy goals) while one of those takes them; without one they go
+back to the queue, the oldest to be run first. Use it after the last worker was stopped or killed, before uninstalling.
 
 A worker that was killed counts as dead when its lease ends, at most 30 s later; a worker of this host whose process is gone, at once.
 With --wait the command waits for leases that have not ended yet.`,
@@ -49,6 +50,10 @@ func release(ctx context.Context, io stdio, opts *sidecar.Options, wait time.Dur
 		for _, r := range report.Released {
 			_, _ = fmt.Fprintf(io.out, "%s: %s given back\n", r.Holder, count(r.Jobs, "job"))
 			total += r.Jobs
+		}
+		for _, m := range report.Merged {
+			_, _ = fmt.Fprintf(io.out, "beside %s: %s given back\n", m.Queue, count(m.Jobs, "job"))
+			total += m.Jobs
 		}
 		if len(report.Alive) == 0 || time.Now().After(deadline) {
 			_, _ = fmt.Fprintf(io.out, "%s given back in all, %s alive and left alone\n", count(total, "job"), count(len(report.Alive), "worker"))

@@ -44,7 +44,8 @@ TSTP takes no new jobs any more, TERM and INT stop: running jobs get --timeout t
   queueville work --mastodon /home/mastodon/live --canary 5%
   queueville work --mastodon /home/mastodon/live --own push --foreign-to push_ruby
   queueville work --mastodon /home/mastodon/live --full --check
-  queueville work --mastodon /home/mastodon/live --full --ruby-processes 4`,
+  queueville work --mastodon /home/mastodon/live --full --ruby-processes 4
+  queueville work --mastodon /home/mastodon/live --full --policy goals --goal pull/BackupWorker=2h --behind pull/LinkCrawlWorker`,
 		Args: cobra.NoArgs,
 	}
 	opts.Bind(cmd.Flags())

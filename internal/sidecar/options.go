@@ -50,6 +50,7 @@ type Options struct {
 	CPUTarget     float64       `toml:"cpu_target"`
 	Policy        string        `toml:"policy"`
 	Goals         []string      `toml:"goal"`
+	Behind        []string      `toml:"behind"`
 	Nice          int           `toml:"nice"`
 	Stated        int           `toml:"stated_concurrency"`
 	PerHost       int           `toml:"per_host"`
@@ -112,7 +113,8 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.StringVar(&o.Limits, "limits", o.Limits, "fixed: --concurrency deliveries at once; adaptive: as many as do good, found by trial, --concurrency at most")
 	f.Float64Var(&o.CPUTarget, "cpu-target", o.CPUTarget, "with adaptive limits: `PERCENT` of the host's processors that may be in use when others need them too")
 	f.StringVar(&o.Policy, "policy", o.Policy, "which owned queue is next: goals, weighted or strict (default: weighted if weights are given, else strict, as Sidekiq)")
-	f.StringArrayVar(&o.Goals, "goal", o.Goals, "with --policy goals: `QUEUE=TIME` within which its jobs shall start, e.g. pull=10m (repeat; *=TIME: queues that have none)")
+	f.StringArrayVar(&o.Goals, "goal", o.Goals, "with --policy goals: `QUEUE[/CLASS]=TIME` within which its jobs shall start, e.g. pull=10m or pull/BackupWorker=1h (repeat; *=TIME: queues that have none)")
+	f.StringArrayVar(&o.Behind, "behind", o.Behind, "with --policy goals: `QUEUE/CLASS` whose jobs start when no others of the queue wait, or four times their goal has passed, e.g. pull/LinkCrawlWorker (repeat)")
 	f.IntVar(&o.Nice, "nice", o.Nice, "with adaptive limits: nice value of this worker and of the Ruby it starts, 1 to 19, so that others get processors first (0: left as it is)")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
 	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most")

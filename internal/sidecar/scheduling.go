@@ -20,7 +20,7 @@ const journalKey = status.JournalKey
 
 // readScheduling checks the options of what is next and how much runs.
 func (o *Options) readScheduling(p *plan, bad badFunc) {
-	p.goals = o.readGoals(bad)
+	p.goals = o.readGoals(p, bad)
 	if o.Nice < 0 || o.Nice > mostNice {
 		bad("nice", "use 1 to 19, or 0 to leave it as it is", "%d is out of range", o.Nice)
 	}
@@ -72,6 +72,16 @@ func (s *Sidecar) limits() []status.Limit {
 		}
 	}
 	return list
+}
+
+// sides is what status shows of the lists beside the queues.
+func (s *Sidecar) sides() []status.Side {
+	lists := s.Worker.SideLists()
+	out := make([]status.Side, len(lists))
+	for i, l := range lists {
+		out[i] = status.Side{Name: l.Name, Queue: l.Queue, GoalSeconds: l.Goal.Seconds(), Behind: l.Behind, Backlog: l.Backlog, AgeSeconds: round(l.HeadAge.Seconds())}
+	}
+	return out
 }
 
 func round(v float64) float64 { return math.Round(v*100) / 100 }

@@ -344,7 +344,7 @@ func (s *Sidecar) publish(load worker.Load) []byte {
 		Owned: s.plan.owned, Shared: s.plan.shared, ForeignTo: s.opts.ForeignTo, Share: s.plan.share,
 		InHand: load.InHand, Waiting: load.Waiting, Running: load.Running, Concurrency: load.Concurrency,
 		Signer: s.Signer, HostsDown: s.Deliverer.Hosts().Counts(time.Now()).Down, Ruby: s.rubyState(), Destinations: s.destinations(), Retries: s.retries(),
-		Database: s.servers.db.state(s.opts.RubyThreads), Limits: s.limits(), Costs: s.classCosts(time.Now()),
+		Database: s.servers.db.state(s.opts.RubyThreads), Limits: s.limits(), Costs: s.classCosts(time.Now()), Sides: s.sides(),
 	}
 	if us, since, why := s.Deliverer.LocalOutage(); us {
 		w.Outage = fmt.Sprintf("%s since %s", why, since.UTC().Format(time.TimeOnly))

@@ -29,6 +29,7 @@ type ExplainedWorker struct {
 	BeatAge     float64 `json:"beat_age_seconds"`
 	Concurrency int     `json:"concurrency_limit"`
 	Lanes       []Limit `json:"lanes,omitempty"`
+	Sides       []Side  `json:"side_lists,omitempty"` // in which something waits
 }
 
 // Explain takes one look. lane, if not "", is the only one to be shown; changes at most are listed.
@@ -47,6 +48,11 @@ func Explain(ctx context.Context, store *queues.Store, lane string, changes int)
 		for _, l := range p.Worker.Limits {
 			if lane == "" || l.Lane == lane {
 				w.Lanes = append(w.Lanes, l)
+			}
+		}
+		for _, side := range p.Worker.Sides {
+			if side.Backlog > 0 && lane == "" {
+				w.Sides = append(w.Sides, side)
 			}
 		}
 		e.Workers = append(e.Workers, w)
@@ -110,6 +116,23 @@ func renderWorker(b *strings.Builder, w *ExplainedWorker) {
 		if in := l.Inputs; in != nil {
 			fmt.Fprintf(b, "    decided on: %s\n", strings.Join(inputWords(in), ", "))
 		}
+	}
+	renderSides(b, w.Sides)
+}
+
+// renderSides says what waits beside its queue, and for what.
+func renderSides(b *strings.Builder, sides []Side) {
+	for i := range sides {
+		s := &sides[i]
+		goal := latency(s.GoalSeconds)
+		why := "they have " + goal + ", more than others of " + name(s.Queue)
+		switch {
+		case s.Behind && s.AgeSeconds >= s.GoalSeconds:
+			why = "they go behind all others of " + name(s.Queue) + ", but have waited more than " + goal + " and take turns with them"
+		case s.Behind:
+			why = "they start when no others of " + name(s.Queue) + " wait, or after " + goal
+		}
+		fmt.Fprintf(b, "  beside %s: %s waiting in %s, the oldest for %s\n    %s\n", name(s.Queue), group(int64(s.Backlog)), name(s.Name), latency(s.AgeSeconds), why)
 	}
 }
 

@@ -51,6 +51,9 @@ func servedBy(q Queue) string {
 	if q.Paused {
 		parts = append(parts, "paused")
 	}
+	if q.Of != "" {
+		parts = append(parts, "beside "+name(q.Of))
+	}
 	if len(parts) == 0 {
 		return "nobody"
 	}

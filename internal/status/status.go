@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 )
 
 // Status is one look at a Redis.
@@ -30,6 +31,7 @@ type Queue struct {
 	Paused         bool     `json:"paused,omitempty"`
 	Owned          []string `json:"owned_by,omitempty"`  // identities of workers that own it
 	Shared         []string `json:"shared_by,omitempty"` // identities of workers that share it
+	Of             string   `json:"of,omitempty"`        // the queue whose jobs wait here, that have more time than others of it
 	Ruby           int      `json:"ruby_processes"`      // Ruby processes that serve it by themselves: those that a worker feeds are not counted
 }
 
@@ -81,8 +83,19 @@ type Worker struct {
 	Limits      []Limit  `json:"limits,omitempty"`       // of its lanes, when they are found by trial
 	Costs       []Cost   `json:"costs,omitempty"`        // of the classes that take most of its slots' time, first
 
+	Sides        []Side        `json:"side_lists,omitempty"` // beside its owned queues, that it takes jobs from
 	Destinations *Destinations `json:"destinations,omitempty"`
 	Retries      *Retries      `json:"retries,omitempty"`
+}
+
+// Side is a list beside a queue, where jobs wait that have more time than others of it, as a worker last saw it.
+type Side struct {
+	Name        string  `json:"name"`
+	Queue       string  `json:"queue"`
+	GoalSeconds float64 `json:"goal_seconds"` // of one behind: after so long it takes its turn like the others
+	Behind      bool    `json:"behind,omitempty"`
+	Backlog     int     `json:"backlog"`
+	AgeSeconds  float64 `json:"age_seconds"` // of its oldest job
 }
 
 // Ruby is the Ruby side of a worker in full mode.
@@ -242,6 +255,9 @@ func (s *Status) addQueues(states []queues.QueueState) {
 				}
 			case slices.Contains(p.Worker.Owned, q.Name):
 				out.Owned = append(out.Owned, p.Identity)
+			case p.Worker.side(q.Name) != nil:
+				out.Owned = append(out.Owned, p.Identity)
+				out.Of = p.Worker.side(q.Name).Queue
 			case slices.Contains(p.Worker.Shared, q.Name):
 				out.Shared = append(out.Shared, p.Identity)
 			}
@@ -251,11 +267,25 @@ func (s *Status) addQueues(states []queues.QueueState) {
 	slices.SortFunc(s.Queues, func(a, b Queue) int { return cmp.Compare(a.Name, b.Name) })
 }
 
+// side is a list beside a queue that a worker takes jobs from; nil if it does not.
+func (w *Worker) side(name string) *Side {
+	for i := range w.Sides {
+		if w.Sides[i].Name == name {
+			return &w.Sides[i]
+		}
+	}
+	return nil
+}
+
 // addNotes says what the numbers alone do not.
 func (s *Status) addNotes() {
 	for _, q := range s.Queues {
 		if q.Backlog > 0 && q.Ruby == 0 && len(q.Owned) == 0 && !q.Paused {
-			s.Notes = append(s.Notes, "queue "+q.Name+" has jobs and nobody serves all of it")
+			note := "queue " + q.Name + " has jobs and nobody serves all of it"
+			if side, ok := (scheduler.Goals{}).ParseSide(q.Name); ok {
+				note += "; if they are jobs of " + side.Queue + " that a worker with --policy goals has put aside, queueville release gives them back to it"
+			}
+			s.Notes = append(s.Notes, note)
 		}
 		if len(q.Shared) > 0 && q.Ruby > 0 && q.Backlog == 0 {
 			s.Notes = append(s.Notes, "queue "+q.Name+" is shared with Ruby that keeps up: idle Ruby threads get new jobs first, so the sidecar takes little. --own changes that")
