@@ -69,7 +69,8 @@ type server struct {
 	cfg  Config
 	keys map[string]*rsa.PublicKey
 
-	wave wave
+	wave  wave
+	waits waits
 
 	received, ruby, verified, bad, inFlight, peak, conns, opened atomic.Int64
 }
@@ -109,7 +110,10 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 		return fmt.Errorf("listen for control: %w", err)
 	}
 	ready.Control = "http://" + control.Addr().String()
-	counts := &http.Server{Handler: http.HandlerFunc(s.counts), ReadHeaderTimeout: time.Minute}
+	asked := http.NewServeMux()
+	asked.HandleFunc("/", s.counts)
+	asked.HandleFunc("/waits", s.waits.serve)
+	counts := &http.Server{Handler: asked, ReadHeaderTimeout: time.Minute}
 
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = counts.Serve(control) })
@@ -222,6 +226,7 @@ var buffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
 // ServeHTTP is an inbox.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.waits.note(r.URL.Path, time.Now())
 	flying := s.inFlight.Add(1)
 	defer s.inFlight.Add(-1)
 	for peak := s.peak.Load(); flying > peak && !s.peak.CompareAndSwap(peak, flying); peak = s.peak.Load() {

@@ -57,8 +57,8 @@ func runDeadHosts(ctx context.Context, o Options) (*Report, error) {
 		Title: fmt.Sprintf("Deliveries to %d healthy hosts (50 ms), alone and with %d more that accept connections and never answer", healthyHosts, deadHosts), Rows: rows,
 	})
 	report.Targets = append(report.Targets, measure.Target{
-		What: "deliveries/s to healthy hosts with 30 % hanging, against none", Want: "≥ 0.9", Limit: 0.9,
+		What: "deliveries/s to healthy hosts with 30 % hanging, against none", Want: "≥ 0.97", Limit: 0.97,
 		Got: series(report.Values[cases[1].name], perSecond).Median() / series(report.Values[cases[0].name], perSecond).Median(),
 	})
-	return report, nil
+	return report, runDeadWaits(ctx, o, db, report)
 }

@@ -50,6 +50,11 @@ const memoryProcesses = 8
 const (
 	fullLimit   = 4 * time.Minute        // one contender in one round
 	fullLatency = 500 * time.Millisecond // a name, a connection, TLS and a request, each a way around half the world
+
+	// A run during which other machines took more than calm of the processors is done again, whoever ran, at most calmTries times in all; if no
+	// run was calm, the calmest counts.
+	calm      = 0.05
+	calmTries = 4
 )
 
 // fullFigure is what one contender did in one round of one load.
@@ -57,6 +62,8 @@ type fullFigure struct {
 	Figure
 	pss       float64 // MiB, of all processes when the work is done
 	processes int
+	stolen    float64 // share of this machine's processor time that other machines on the same host took, 0 to 1
+	idle      float64 // share of it that nobody used
 }
 
 // runFull compares Ruby jobs in supervised processes with the same jobs in stock Sidekiq processes that a person has tuned.
@@ -103,16 +110,34 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 
 // round runs one contender once and keeps the result.
 func (f *full) round(ctx context.Context, l load, name string, s setting, seed uint64, jobs int, into map[string][]fullFigure, report *Report) error {
-	got, err := f.run(ctx, l, name, s, seed, jobs)
+	got, err := f.calmRun(ctx, l, name, s, seed, jobs)
 	if err != nil {
 		return fmt.Errorf("%s, %s: %w", l.name, name, err)
 	}
-	f.o.logf("%-34s %-18s %-12s %6.1f jobs/s  %7.0f µs cpu  %5.0f MiB PSS of %d processes", l.name, name, describe(s), got.PerSecond, got.CPU, got.pss,
-		got.processes)
+	f.o.logf("%-34s %-18s %-12s %6.1f jobs/s  %7.0f µs cpu  %5.0f MiB PSS of %d processes, %2.0f %% idle, %2.0f %% stolen", l.name, name, describe(s), got.PerSecond,
+		got.CPU, got.pss, got.processes, 100*got.idle, 100*got.stolen)
 	key := l.name + ", " + name
 	into[key] = append(into[key], got)
 	report.Values[key] = append(report.Values[key], got.Figure)
 	return nil
+}
+
+// calmRun runs one contender until the machine was its own.
+func (f *full) calmRun(ctx context.Context, l load, name string, s setting, seed uint64, jobs int) (calmest fullFigure, err error) {
+	for try := range calmTries {
+		got, err := f.run(ctx, l, name, s, seed, jobs)
+		if err != nil {
+			return got, err
+		}
+		if try == 0 || got.stolen < calmest.stolen {
+			calmest = got
+		}
+		if calmest.stolen <= calm || f.o.Quick {
+			break
+		}
+		f.o.logf("         %s %s: %2.0f %% of the processors stolen, %.1f jobs/s; again", name, describe(s), 100*got.stolen, got.PerSecond)
+	}
+	return calmest, nil
 }
 
 func describe(s setting) string {
@@ -132,11 +157,11 @@ func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting,
 	rows := [][]string{{"stock Sidekiq, " + l.name, "jobs/s", "CPU µs/job", "PSS MiB"}}
 	top := 0.0
 	try := func(s setting) error {
-		got, err := f.run(ctx, l, fullSidekiq, s, 99, l.sweep)
+		got, err := f.calmRun(ctx, l, fullSidekiq, s, 99, l.sweep)
 		if err != nil {
 			return fmt.Errorf("%v: %w", s, err)
 		}
-		f.o.logf("sweep    %-12v %6.1f jobs/s  %7.0f µs cpu  %5.0f MiB", s, got.PerSecond, got.CPU, got.pss)
+		f.o.logf("sweep    %-12v %6.1f jobs/s  %7.0f µs cpu  %5.0f MiB, %2.0f %% idle, %2.0f %% stolen", s, got.PerSecond, got.CPU, got.pss, 100*got.idle, 100*got.stolen)
 		rows = append(rows, []string{s.String(), fmt.Sprintf("%.0f", got.PerSecond), fmt.Sprintf("%.0f", got.CPU), fmt.Sprintf("%.0f", got.pss)})
 		if got.PerSecond > top {
 			top, best = got.PerSecond, s

@@ -20,7 +20,7 @@ func fullSeries(list []fullFigure, value func(fullFigure) float64) measure.Serie
 
 // fullReport makes the table and the targets.
 func fullReport(o Options, r *Report, results map[string][]fullFigure) {
-	rows := [][]string{{"load, contender", "jobs/s (least–most)", "CPU µs/job", "processes", "PSS MiB"}}
+	rows := [][]string{{"load, contender", "jobs/s (least–most)", "CPU µs/job", "processes", "PSS MiB", "idle %", "stolen %"}}
 	rate := func(f fullFigure) float64 { return f.PerSecond }
 	pss := func(f fullFigure) float64 { return f.pss }
 	names := fullLoads(o)
@@ -33,6 +33,8 @@ func fullReport(o Options, r *Report, results map[string][]fullFigure) {
 			rows = append(rows, []string{
 				l.name + ", " + name, fullSeries(list, rate).Range("%.0f"), fullSeries(list, func(f fullFigure) float64 { return f.CPU }).Range("%.0f"),
 				fmt.Sprint(list[len(list)-1].processes), fullSeries(list, pss).Range("%.0f"),
+				fullSeries(list, func(f fullFigure) float64 { return 100 * f.idle }).Range("%.0f"),
+				fullSeries(list, func(f fullFigure) float64 { return 100 * f.stolen }).Range("%.0f"),
 			})
 		}
 	}

@@ -156,6 +156,7 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 	if err != nil {
 		return got, err
 	}
+	used, stolen := hostCPU()
 	start := time.Now()
 	if err := push(ctx, client, jobs); err != nil {
 		return got, err
@@ -164,6 +165,9 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 		return got, err
 	}
 	took := time.Since(start)
+	usedThen, stolenThen := hostCPU()
+	all := took.Seconds() * float64(f.cores)
+	got.stolen, got.idle = (stolenThen-stolen)/all, max(0, 1-(usedThen-used)/all)
 	after, err := treeCPU(list)
 	if err != nil {
 		return got, err
