@@ -194,7 +194,7 @@ func TestFrozenHostPastItsLease(t *testing.T) {
 	w := r.watch(t)
 	bystanders := r.bystanders(t)
 	frozen := startChild(t, r, "frozen", redisSpec(r.redis), 12)
-	eventually(t, 15*time.Second, "it has all", func() bool { return w.now.Load() >= 10 })
+	eventually(t, 30*time.Second, "it has all", func() bool { return w.now.Load() >= 10 })
 	h := r.host(t, "next", nil)
 	p := h.pool(t, "worker", 0)
 	frozen.signal(syscall.SIGSTOP)
@@ -224,7 +224,7 @@ func TestFrozenHostPastItsLease(t *testing.T) {
 		}
 	}
 	frozen.signal(syscall.SIGCONT)
-	eventually(t, 15*time.Second, "the one that woke up has its share", func() bool {
+	eventually(t, 30*time.Second, "the one that woke up has its share", func() bool {
 		s, err := r.ledger.Snapshot(t.Context())
 		if err != nil {
 			return false
@@ -249,11 +249,11 @@ func TestKilledHost(t *testing.T) {
 	r.ttl = 20 * time.Second
 	w := r.watch(t)
 	killed := startChild(t, r, "killed", redisSpec(r.redis), 12)
-	eventually(t, 15*time.Second, "it has all", func() bool { return w.now.Load() >= 10 })
+	eventually(t, 30*time.Second, "it has all", func() bool { return w.now.Load() >= 10 })
 	h := r.host(t, "next", nil)
 	l := busy(t, h.pool(t, "worker", 0), 12, "SELECT pg_sleep(0.01)")
 	killed.kill()
-	took := eventually(t, 15*time.Second, "the next host has all", func() bool { return h.Limit() == 10 })
+	took := eventually(t, 30*time.Second, "the next host has all", func() bool { return h.Limit() == 10 })
 	t.Logf("blocks of a killed process were granted again after %v", took)
 	l.stop()
 	w.check(t, 12)
@@ -269,16 +269,16 @@ func TestRedisRestartsEmpty(t *testing.T) {
 	w := r.watch(t)
 	a, b := r.host(t, "a", nil), r.host(t, "b", nil)
 	la := busy(t, a.pool(t, "worker", 0), 20, "SELECT pg_sleep(0.01)")
-	eventually(t, 10*time.Second, "a has what it wants", func() bool { return a.Limit() == 18 })
+	eventually(t, 30*time.Second, "a has what it wants", func() bool { return a.Limit() == 18 })
 	lb := busy(t, b.pool(t, "worker", 0), 20, "SELECT pg_sleep(0.01)")
-	eventually(t, 10*time.Second, "half each", func() bool { return a.Limit() == 10 && b.Limit() == 10 })
+	eventually(t, 30*time.Second, "half each", func() bool { return a.Limit() == 10 && b.Limit() == 10 })
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "both are back", func() bool {
+	eventually(t, 30*time.Second, "both are back", func() bool {
 		s, err := r.ledger.Snapshot(t.Context())
 		return err == nil && len(s.Leases) >= 2 && s.Leased == 20
 	})
@@ -293,7 +293,7 @@ func TestRedisRestartsEmpty(t *testing.T) {
 		return err == nil && !s.Recovering
 	})
 	t.Logf("recovered in %v", took)
-	eventually(t, 10*time.Second, "the newcomer works", func() bool { return lc.done.Load() > 10 })
+	eventually(t, 30*time.Second, "the newcomer works", func() bool { return lc.done.Load() > 10 })
 	for name, l := range map[string]*load{"a": la, "b": lb, "c": lc} {
 		l.stop()
 		if l.failed.Load() > 0 {
@@ -312,7 +312,7 @@ func TestRedisAwayPastTheLease(t *testing.T) {
 	w := r.watch(t)
 	h := r.host(t, "h", nil)
 	l := busy(t, h.pool(t, "worker", 0), 10, "SELECT pg_sleep(0.01)")
-	eventually(t, 10*time.Second, "it works", func() bool { return h.Limit() == 10 && l.done.Load() > 20 })
+	eventually(t, 30*time.Second, "it works", func() bool { return h.Limit() == 10 && l.done.Load() > 20 })
 	if err := server.Pause(); err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +334,7 @@ func TestPostgresUnreachable(t *testing.T) {
 	r := newRig(t, 12, 1)
 	w := r.watch(t)
 	killed := startChild(t, r, "killed", redisSpec(r.redis), 12)
-	eventually(t, 15*time.Second, "it has all", func() bool { return w.now.Load() >= 10 })
+	eventually(t, 30*time.Second, "it has all", func() bool { return w.now.Load() >= 10 })
 	h := r.host(t, "next", nil)
 	p := h.pool(t, "worker", 0)
 	w.stop()

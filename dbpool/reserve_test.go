@@ -73,7 +73,7 @@ func TestReservation(t *testing.T) {
 		t.Errorf("the child starts before the ledger knows of it: %+v, %v", s.Leases, err)
 	}
 	l := busy(t, p, 20, "SELECT pg_sleep(0.01)")
-	eventually(t, 10*time.Second, "the rest is the pool's", func() bool { return h.Limit() == 10 && h.Stats().Open == 5 })
+	eventually(t, 30*time.Second, "the rest is the pool's", func() bool { return h.Limit() == 10 && h.Stats().Open == 5 })
 	if got := h.Stats().Roles["ruby"].Reserved; got != 5 {
 		t.Errorf("reserved %d", got)
 	}
@@ -87,7 +87,7 @@ func TestReservation(t *testing.T) {
 	if err := c.Frontend.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the child is connected", func() bool {
+	eventually(t, 30*time.Second, "the child is connected", func() bool {
 		var n int
 		return p.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND state = 'active'", res.ApplicationName()).Scan(&n) == nil && n == 1
 	})
@@ -116,10 +116,10 @@ func TestReserveBesideBusyPools(t *testing.T) {
 	h := r.host(t, "h", nil)
 	p := h.pool(t, "worker", 0)
 	l := busy(t, p, 30, "SELECT pg_sleep(0.02)")
-	eventually(t, 10*time.Second, "all are busy", func() bool { return h.Stats().Open == 10 })
+	eventually(t, 30*time.Second, "all are busy", func() bool { return h.Stats().Open == 10 })
 	first := h.reserve(t, 5)
 	before := l.done.Load()
-	eventually(t, 5*time.Second, "the pool goes on with the rest", func() bool { return l.done.Load() > before+100 })
+	eventually(t, 30*time.Second, "the pool goes on with the rest", func() bool { return l.done.Load() > before+100 })
 	ctx, giveUp := context.WithCancel(t.Context())
 	defer giveUp()
 	waits := make(chan error, 1)
@@ -127,9 +127,9 @@ func TestReserveBesideBusyPools(t *testing.T) {
 		_, err := h.Reserve(ctx, 7, "ruby") // with the first one's, more than there is
 		waits <- err
 	}()
-	eventually(t, 10*time.Second, "it waits", func() bool { return h.Stats().Roles["ruby"].Waiting > 0 })
+	eventually(t, 30*time.Second, "it waits", func() bool { return h.Stats().Roles["ruby"].Waiting > 0 })
 	before = l.done.Load()
-	eventually(t, 10*time.Second, "nobody is held up", func() bool { return l.done.Load() > before+60 })
+	eventually(t, 30*time.Second, "nobody is held up", func() bool { return l.done.Load() > before+60 })
 	if why := h.Why(8); !strings.Contains(why, "needs 8, and has 10, of these 5 for processes that run") {
 		t.Errorf("it waits because %q", why)
 	}
@@ -160,7 +160,7 @@ func TestReservationIsRecalled(t *testing.T) {
 			return false
 		}
 	}
-	took := eventually(t, 10*time.Second, "the youngest is recalled", func() bool { return recalled(2) })
+	took := eventually(t, 30*time.Second, "the youngest is recalled", func() bool { return recalled(2) })
 	if took < r.ttl/3 || recalled(0) || recalled(1) {
 		t.Errorf("recalled after %v; the others: %v %v", took, recalled(0), recalled(1))
 	}
@@ -183,7 +183,7 @@ func TestReservationIsRecalled(t *testing.T) {
 		_, err := other.Reserve(ctx, 5, "ruby")
 		waits <- err
 	}()
-	eventually(t, 10*time.Second, "the second one is recalled for the other host", func() bool { return recalled(1) })
+	eventually(t, 30*time.Second, "the second one is recalled for the other host", func() bool { return recalled(1) })
 	release(t, all[1])
 	if recalled(0) {
 		t.Error("the last one was recalled, too")
@@ -253,7 +253,7 @@ func TestReserveUpTo(t *testing.T) {
 	}
 	release(t, res)
 	r.setBudget(t, 12, 1)
-	eventually(t, 10*time.Second, "both know it", func() bool {
+	eventually(t, 30*time.Second, "both know it", func() bool {
 		return a.Stats().Budget.Connections == 12 && b.Stats().Budget.Connections == 12 && a.Stats().Leased <= 10
 	})
 	var have [2]atomic.Int64

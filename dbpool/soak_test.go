@@ -87,7 +87,7 @@ func newSoak(t *testing.T, processes int) *soak {
 	})
 	t.Cleanup(func() { _ = client.Close() })
 	s.r = &rig{pg: pg, redis: client, cluster: "soak", ttl: 6 * time.Second, ledger: dbpool.NewLedger(client, "", "soak")}
-	eventually(t, 20*time.Second, "the budget is stored", func() bool {
+	eventually(t, 30*time.Second, "the budget is stored", func() bool {
 		_, err := s.r.ledger.SetBudget(t.Context(), dbpool.Budget{Connections: s.budget, MinPerHost: 1, SetBy: "soak"}, dbpool.SetOptions{NewCluster: true})
 		return err == nil
 	})

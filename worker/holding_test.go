@@ -181,7 +181,7 @@ func TestGone(t *testing.T) {
 	other.PID, other.StartTick = cmd.Process.Pid, tick
 	require.False(t, gone(self, other))
 	require.NoError(t, cmd.Process.Kill())
-	require.Eventually(t, func() bool { return gone(self, other) }, time.Second, 5*time.Millisecond, "a zombie is gone too")
+	require.Eventually(t, func() bool { return gone(self, other) }, 20*time.Second, 5*time.Millisecond, "a zombie is gone too")
 	_ = cmd.Wait()
 	require.True(t, gone(self, other))
 

@@ -106,7 +106,7 @@ func TestLaneKeepsToTheGate(t *testing.T) {
 	items = append(items, &item{dest: "quick", ref: queues.Ref{Seq: 99}, fetched: time.Now()})
 	l.register(l.session, items)
 	l.add(items)
-	require.Eventually(t, func() bool { return l.load().Running == 3 }, time.Second, time.Millisecond, "two of slow and the one of quick run")
+	require.Eventually(t, func() bool { return l.load().Running == 3 }, 20*time.Second, time.Millisecond, "two of slow and the one of quick run")
 	close(release)
 	for range items {
 		<-done
@@ -124,7 +124,7 @@ func TestLaneHandsBackWhatCannotStart(t *testing.T) {
 	l.register(l.session, items)
 	l.add(items)
 	<-done
-	require.Eventually(t, func() bool { held.mu.Lock(); defer held.mu.Unlock(); return len(held.items) == 3 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { held.mu.Lock(); defer held.mu.Unlock(); return len(held.items) == 3 }, 20*time.Second, time.Millisecond)
 	require.Equal(t, []string{"refused"}, held.why)
 	require.Zero(t, l.load().Waiting)
 }
@@ -152,7 +152,7 @@ func TestLaneStartsNothingWhileTheLeaseIsInDoubt(t *testing.T) {
 	items := makeItems("a", "b")
 	l.register(l.session, items)
 	l.add(items)
-	require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.processors == 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.processors == 0 }, 20*time.Second, time.Millisecond)
 	require.Empty(t, ran)
 	mu.Lock()
 	fresh = true
@@ -184,7 +184,7 @@ func TestLaneStaleTakesOnlyTheOld(t *testing.T) {
 	items[0].fetched = items[0].fetched.Add(-2 * time.Minute)
 	l.register(l.session, items)
 	l.add(items)
-	require.Eventually(t, func() bool { return l.load().Running == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.load().Running == 1 }, 20*time.Second, time.Millisecond)
 	stale := l.stale(time.Now().Add(-30 * time.Second))
 	require.Len(t, stale, 1, "the first runs, the second is old, the others are young")
 	require.Equal(t, uint64(2), stale[0].ref.Seq)
@@ -198,9 +198,9 @@ func TestLaneResize(t *testing.T) {
 	items := makeItems(slices.Repeat([]string{""}, 30)...)
 	l.register(l.session, items)
 	l.add(items)
-	require.Eventually(t, func() bool { return l.load().Running == 2 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.load().Running == 2 }, 20*time.Second, time.Millisecond)
 	l.resize(10)
-	require.Eventually(t, func() bool { return l.load().Running == 10 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.load().Running == 10 }, 20*time.Second, time.Millisecond)
 	l.resize(3)
 	close(block)
 	for range items {
@@ -239,7 +239,7 @@ func TestLaneShedsDestinationsThatDoNotAnswer(t *testing.T) {
 	hanging := makeItems(slices.Repeat([]string{"hangs"}, 9)...)
 	l.register(l.session, hanging)
 	l.add(hanging)
-	require.Eventually(t, func() bool { return l.load().Running == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.load().Running == 1 }, 20*time.Second, time.Millisecond)
 	require.Empty(t, l.shed(time.Now().Add(-time.Second)), "it was heard of a moment ago")
 	shed := l.shed(time.Now().Add(time.Second))
 	require.Len(t, shed, 8, "all that wait for it make room")
@@ -256,7 +256,7 @@ func TestLaneShedsDestinationsThatDoNotAnswer(t *testing.T) {
 
 	close(block)
 	<-done
-	require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.dests) == 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.dests) == 0 }, 20*time.Second, time.Millisecond)
 	again := makeItems("hangs")
 	again[0].ref.Seq = 30
 	l.register(l.session, again)
@@ -272,7 +272,7 @@ func TestLaneShedsNothingWithoutNeed(t *testing.T) {
 	items := makeItems(slices.Repeat([]string{"slow"}, 9)...)
 	l.register(l.session, items)
 	l.add(items)
-	require.Eventually(t, func() bool { return l.load().Running == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return l.load().Running == 1 }, 20*time.Second, time.Millisecond)
 	require.Empty(t, l.shed(time.Now().Add(time.Hour)), "the window has room")
 
 	l.window = 10

@@ -45,7 +45,7 @@ func TestCutAndRefuse(t *testing.T) {
 	p.Cut()
 	require.Error(t, through.Ping(t.Context()).Err())
 	p.Refuse(false)
-	require.Eventually(t, func() bool { return through.Ping(context.WithoutCancel(t.Context())).Err() == nil }, time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return through.Ping(context.WithoutCancel(t.Context())).Err() == nil }, 20*time.Second, 5*time.Millisecond)
 }
 
 func TestDelay(t *testing.T) {
