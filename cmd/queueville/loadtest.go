@@ -19,12 +19,14 @@ func newLoadtest(io stdio, release func()) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "loadtest",
 		Short: "The synthetic Twitter migration: what breaks first, when, and what would hold",
-		Long: `Simulates a Mastodon server in a rush, on given hardware, under stock Sidekiq and under Queueville, and reports backlog, waits, connections,
-processor and cost side by side. Thresholds of the scenario set the exit code. docs/loadtest.md says what is modelled and what is assumed.`,
+		Long: `A Mastodon server in a rush, under stock Sidekiq and under Queueville: simulated in virtual time on hardware that you name (simulate, sweep), or run for
+real on this machine with throwaway servers, real job processes and receivers (run). Both report backlog, waits, connections, processor and cost
+side by side, and the scenario's thresholds set the exit code. docs/loadtest.md says what is modelled and what is assumed.`,
 		Example: `  queueville loadtest scenarios
   queueville loadtest simulate twitter-migration --html report.html
   queueville loadtest simulate two-hour-outage --hosts 2x8c --budget 120
   queueville loadtest sweep viral-post
+  queueville loadtest run viral-post --versus --length 30s
   queueville loadtest show viral-post > mine.yaml && queueville loadtest validate mine.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

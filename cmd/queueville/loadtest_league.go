@@ -88,8 +88,8 @@ of it. Figures are kept, a file each, so that a league can be made in parts: wha
 		},
 	}
 	p.flags(cmd)
-	cmd.Flags().BoolVar(&p.Real, "real", false, "real runs too, in short form: Debian's Sidekiq and Queueville on throwaway servers, up to a minute and a half each")
-	cmd.Flags().DurationVar(&p.Length, "length", league.RealLength, "how long jobs arrive in a real run; what is left then may take twice as long")
+	cmd.Flags().BoolVar(&p.Real, "real", false, "real runs too, in short form: Debian's Sidekiq and Queueville on throwaway servers, up to half a minute each")
+	cmd.Flags().DurationVar(&p.Length, "length", league.RealLength, "how long jobs arrive in a real run; what is left then may take two thirds of it")
 	cmd.Flags().StringVar(&p.plots, "plots", "", "its plots as SVG into `DIR`")
 	return cmd
 }

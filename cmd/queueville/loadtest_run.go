@@ -151,6 +151,7 @@ func (r *realRun) run(ctx context.Context, io stdio, s *scenario.Scenario) error
 			if err != nil {
 				return failure(err)
 			}
+			cfg.Shared = r.form.Cores == 0
 			predicted, err := simulate.Run(cfg)
 			if err != nil {
 				return failure(err)

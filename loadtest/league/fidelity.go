@@ -39,6 +39,7 @@ type Measured struct {
 	Queries    int                 `json:"queries"`
 	CPU        float64             `json:"cpu_seconds"`
 	Database   float64             `json:"database_seconds"`
+	Beside     float64             `json:"beside_seconds"` // processor time of Redis, the receivers and the generator
 	Drained    bool                `json:"drained"`
 	Steal      float64             `json:"steal"`
 	Machine    Machine             `json:"machine"`
@@ -66,7 +67,14 @@ func Off(simulated, measured float64) float64 {
 
 // Holds says whether throughput, drain time and 99th percentile are all within 15 %.
 func (c *Compared) Holds() bool {
-	for _, off := range []float64{Off(c.Simulated.Throughput, c.Median.Throughput), Off(c.Simulated.Drain, c.Median.Drain), Off(c.Simulated.P99, c.Median.P99)} {
+	if c.Simulated.Drained != c.Median.Drained {
+		return false
+	}
+	drain := Off(c.Simulated.Drain, c.Median.Drain)
+	if !c.Median.Drained { // neither was, so there is no such time
+		drain = 0
+	}
+	for _, off := range []float64{Off(c.Simulated.Throughput, c.Median.Throughput), drain, Off(c.Simulated.P99, c.Median.P99)} {
 		if math.Abs(off) > within {
 			return false
 		}
@@ -113,7 +121,7 @@ func CompareReal(ctx context.Context, o *Options, repeats int) (*Fidelity, error
 			}
 			c.Median = median(c.Real)
 			var err error
-			if c.Simulated, c.About, err = predicted(name, engine, f.Calibration); err != nil {
+			if c.Simulated, c.About, err = predicted(name, engine, f.Calibration, c.Median.Steal); err != nil {
 				return f, err
 			}
 			f.Compared = append(f.Compared, c)
@@ -151,7 +159,7 @@ func measured(ctx context.Context, o *Options, name string, engine simulate.Engi
 			return Measured{}, context.Cause(ctx)
 		}
 		m := figures(out.Result, s.Length)
-		m.Throughput, m.Drained = out.Real.Throughput, out.Real.DrainSeconds != nil
+		m.Throughput, m.Drained, m.Beside = out.Real.Throughput, out.Real.DrainSeconds != nil, out.Real.Beside
 		if m.Drained {
 			m.Drain = *out.Real.DrainSeconds
 		}
@@ -160,8 +168,8 @@ func measured(ctx context.Context, o *Options, name string, engine simulate.Engi
 	})
 }
 
-// predicted is the simulation of the same.
-func predicted(name string, engine simulate.EngineName, over simulate.Overhead) (Measured, string, error) {
+// predicted is the simulation of the same, on the same machine: its cores are shared by all, and of their time so much was not ours as others took then.
+func predicted(name string, engine simulate.EngineName, over simulate.Overhead, stolen float64) (Measured, string, error) {
 	s, err := fidelityScenario(name)
 	if err != nil {
 		return Measured{}, "", err
@@ -170,7 +178,8 @@ func predicted(name string, engine simulate.EngineName, over simulate.Overhead) 
 	if err != nil {
 		return Measured{}, "", err
 	}
-	cfg.Overhead, cfg.Bins = over, int((s.Length+s.Drain)/time.Second)
+	cfg.Overhead, cfg.Bins, cfg.Shared = over, int((s.Length+s.Drain)/time.Second), true
+	cfg.Stolen = min(max(0, stolen), 0.9)
 	r, err := simulate.Run(cfg)
 	if err != nil {
 		return Measured{}, "", err
@@ -198,44 +207,81 @@ func figures(r *simulate.Result, length time.Duration) Measured {
 	return m
 }
 
-// calibrate measures what jobs need on this machine besides their own work: two short real runs with little waiting for each engine, against
-// simulations in which everything besides is free. What Ruby needs for a job under its lock is the same code under both engines, so stock Sidekiq's runs
-// say it; what Queueville's need beyond that is its worker's.
+// calibrate measures what jobs need on this machine besides their own work: two short real runs with little waiting for each engine, one of hardly
+// anything but jobs of Ruby, one of many deliveries, against simulations in which everything besides is free. What Ruby needs for a job under its
+// lock is the same code under both engines, so stock Sidekiq's runs say it; what Queueville's need beyond that is its worker's. What is measured are sums
+// of processor time, never how long anything took.
 func calibrate(ctx context.Context, o *Options) (simulate.Overhead, error) {
-	over := simulate.Overhead{Fetch: -1, HandOver: -1}
-	var spare, database [2]float64 // seconds, by engine
-	var ruby, queries [2]int
+	free := simulate.Overhead{Fetch: -1, HandOver: -1}
+	over := free
+	type sums struct{ spare, database, beside, ruby, deliveries, queries float64 }
+	var of [2][2]sums // by engine and calibration
 	for k, engine := range Engines {
-		for _, name := range calibrations {
+		for i, name := range calibrations {
 			o.Doing(fmt.Sprintf("%s, %s", name, engine), 0)
 			made, err := measured(ctx, o, name, engine, 0)
 			if err != nil {
 				return over, err
 			}
-			bare, _, err := predicted(name, engine, simulate.Overhead{Fetch: -1, HandOver: -1})
+			bare, _, err := predicted(name, engine, free, 0)
 			if err != nil {
 				return over, err
 			}
-			spare[k] += made.CPU - bare.CPU
-			database[k] += made.Database - bare.Database
-			queries[k] += bare.Queries
-			ruby[k] += made.Done
-			if engine == simulate.Queueville {
-				ruby[k] -= made.Deliveries
+			s := sums{
+				spare: made.CPU - bare.CPU, database: made.Database - bare.Database, beside: made.Beside, ruby: float64(made.Done), deliveries: float64(made.Deliveries),
+				queries: float64(bare.Queries),
 			}
+			if engine == simulate.Queueville {
+				s.ruby -= s.deliveries
+			}
+			of[k][i] = s
 		}
 	}
-	per := func(seconds float64, n int) time.Duration {
-		d := time.Duration(seconds / float64(max(1, n)) * float64(time.Second)).Round(time.Microsecond)
-		if d <= 0 {
-			return -1 // none; 0 would be the default
+	stock, ours := &of[0], &of[1]
+	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)).Round(time.Microsecond) }
+	some := func(s float64) time.Duration { // 0 would be the default
+		if d := seconds(s); d > 0 {
+			return d
 		}
-		return d
+		return -1
 	}
-	over.Fetch = per(spare[0], ruby[0])
-	over.HandOver = per(spare[1]-float64(ruby[1])*max(0, over.Fetch).Seconds(), ruby[1])
-	over.Query = max(0, per(database[0], queries[0]))
+	fetch := max(0, (stock[0].spare+stock[1].spare)/(stock[0].ruby+stock[1].ruby))
+	over.Fetch = some(fetch)
+	// Two unknowns each, two runs.
+	handOver, delivery := solve(ours[0].ruby, ours[0].deliveries, ours[0].spare-fetch*ours[0].ruby, ours[1].ruby, ours[1].deliveries, ours[1].spare-fetch*ours[1].ruby)
+	over.HandOver, over.Delivery = some(handOver), seconds(delivery)
+	over.Query = max(0, seconds((stock[0].database+stock[1].database)/(stock[0].queries+stock[1].queries)))
+	jobs := func(s *sums, k int) float64 {
+		if k == 1 {
+			return s.ruby + s.deliveries
+		}
+		return s.ruby
+	}
+	var beside, receive float64
+	for k := range of {
+		a, b := &of[k][0], &of[k][1]
+		x, y := solve(jobs(a, k), a.deliveries, a.beside, jobs(b, k), b.deliveries, b.beside)
+		beside, receive = beside+x/2, receive+y/2
+	}
+	over.Beside, over.Receive = max(0, seconds(beside)), max(0, seconds(receive))
 	return over, nil
+}
+
+// solve finds x and y with a1·x + b1·y = c1 and a2·x + b2·y = c2. Nothing costs less than nothing: where one would be negative, which is noise, it is 0, and
+// the other what fits both sums together.
+func solve(a1, b1, c1, a2, b2, c2 float64) (x, y float64) {
+	det := a1*b2 - a2*b1
+	if math.Abs(det) < 1e-9 {
+		return 0, 0
+	}
+	x, y = (c1*b2-c2*b1)/det, (a1*c2-a2*c1)/det
+	switch {
+	case x < 0:
+		return 0, max(0, (c1+c2)/max(1e-9, b1+b2))
+	case y < 0:
+		return max(0, (c1+c2)/max(1e-9, a1+a2)), 0
+	}
+	return x, y
 }
 
 // median is each figure's.
@@ -259,8 +305,12 @@ func median(list []Measured) Measured {
 	for q := range list[0].Waits {
 		m.Waits[q] = of(func(m *Measured) float64 { return m.Waits[q] })
 	}
+	drained := 0
 	for i := range list {
-		m.Drained = m.Drained && list[i].Drained
+		if list[i].Drained {
+			drained++
+		}
 	}
+	m.Drained = 2*drained > len(list)
 	return m
 }

@@ -75,15 +75,16 @@ func TestOff(t *testing.T) {
 
 // TestHolds: all three figures have to be within 15 %.
 func TestHolds(t *testing.T) {
-	measured := league.Measured{Throughput: 100, Drain: 10, P99: 2}
+	measured := league.Measured{Throughput: 100, Drain: 10, P99: 2, Drained: true}
 	for about, c := range map[string]struct {
 		simulated league.Measured
 		want      bool
 	}{
-		"all near":       {league.Measured{Throughput: 90, Drain: 11, P99: 1.8}, true},
-		"drains later":   {league.Measured{Throughput: 100, Drain: 12, P99: 2}, false},
-		"answers sooner": {league.Measured{Throughput: 100, Drain: 10, P99: 1.5}, false},
-		"does less":      {league.Measured{Throughput: 80, Drain: 10, P99: 2}, false},
+		"all near":       {league.Measured{Throughput: 90, Drain: 11, P99: 1.8, Drained: true}, true},
+		"drains later":   {league.Measured{Throughput: 100, Drain: 12, P99: 2, Drained: true}, false},
+		"answers sooner": {league.Measured{Throughput: 100, Drain: 10, P99: 1.5, Drained: true}, false},
+		"does less":      {league.Measured{Throughput: 80, Drain: 10, P99: 2, Drained: true}, false},
+		"does not drain": {league.Measured{Throughput: 100, P99: 2}, false},
 	} {
 		compared := league.Compared{Median: measured, Simulated: c.simulated}
 		if got := compared.Holds(); got != c.want {

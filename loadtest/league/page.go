@@ -50,7 +50,7 @@ func WritePage(w io.Writer, sims, reals []Row) error {
 		p.say("Not run yet.\n")
 		return p.err
 	}
-	p.say("Each in short form: its whole course squeezed into %.0f s, then at most twice that to drain, on one machine that also runs Redis, PostgreSQL, the receivers and the generator. "+
+	p.say("Each in short form: its whole course squeezed into %.0f s, then at most two thirds of that to drain, on one machine that also runs Redis, PostgreSQL, the receivers and the generator. "+
 		"Debian's Sidekiq against Queueville's worker, one after the other. Not Mastodon: jobs compute, ask and wait as much as the scenario says. "+
 		"In so short a form most scenarios hardly load a machine: they show that every job is accounted for rather than who is faster, and whatever else the machine does shows in them. Seed %s; %s.\n\n", reals[0].Length, seeds(reals), environment(reals))
 	p.say("![deliveries in time, real runs](img/league-in-time-real.svg)\n\n")
@@ -185,7 +185,8 @@ func thousands(n int) string {
 func (f *Fidelity) WritePage(w io.Writer) error {
 	p := &page{w: w}
 	c := &f.Calibration
-	p.say("Calibrated: %v a job of Ruby under its lock, %v of Queueville's worker for it, %v of PostgreSQL a query.\n", max(0, c.Fetch), max(0, c.HandOver), c.Query)
+	p.say("Calibrated, in processor time: %v a job of Ruby under its lock, %v of Queueville's worker for it and %v more than estimated for a delivery, %v of PostgreSQL a query, "+
+		"%v of Redis, generator and conductor a job, %v of the receivers a delivery.\n", max(0, c.Fetch), max(0, c.HandOver), c.Delivery, c.Query, c.Beside, c.Receive)
 	p.say("\n| scenario | engine | jobs/s, real | simulated | | drain, real | simulated | | p99 of deliveries, real | simulated | | others took |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for i := range f.Compared {
 		c := &f.Compared[i]
@@ -194,7 +195,7 @@ func (f *Fidelity) WritePage(w io.Writer) error {
 		if m.Drained && s.Drained {
 			p.say("| %.1f s | %.1f s | %s ", m.Drain, s.Drain, off(s.Drain, m.Drain))
 		} else {
-			p.say("| not | not | ")
+			p.say("| %s | %s | ", drained(m), drained(s))
 		}
 		p.say("| %.2f s | %.2f s | %s | %.0f %% |\n", m.P99, s.P99, off(s.P99, m.P99), 100*m.Steal)
 	}
@@ -214,6 +215,13 @@ func (f *Fidelity) WritePage(w io.Writer) error {
 		return errors.Join(p.err, errors.New("nothing was compared"))
 	}
 	return p.err
+}
+
+func drained(m *Measured) string {
+	if m.Drained {
+		return fmt.Sprintf("%.1f s", m.Drain)
+	}
+	return "not"
 }
 
 func off(simulated, measured float64) string {

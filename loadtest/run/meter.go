@@ -22,7 +22,7 @@ type meter struct {
 	arrived, done, failures, retried, deferred, repeated int
 	refused, late, dropped, strange                      int
 	latest                                               time.Duration // the greatest delay of the generator
-	lastEnd                                              time.Duration // when a run ended last
+	lastEnd                                              time.Duration // when a job was done last
 }
 
 type queueMeter struct {
@@ -99,12 +99,12 @@ func (m *meter) started(r *record, now, wait time.Duration) {
 func (m *meter) ran(r *record, now time.Duration, failed bool) {
 	c := &m.classes[r.Class]
 	c.runs++
-	m.lastEnd = max(m.lastEnd, now)
 	c.ran += (now - r.began).Seconds()
 	if failed {
 		c.failed++
 	} else {
 		m.bin(now).done++
+		m.lastEnd = max(m.lastEnd, now)
 	}
 	for at := r.began; at < now; {
 		end := min(now, at.Truncate(time.Second)+time.Second)

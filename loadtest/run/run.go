@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -68,8 +69,8 @@ type Outcome struct {
 // Real is what only a real run has.
 type Real struct {
 	Engine       simulate.EngineName `json:"engine"`
-	Throughput   float64             `json:"jobs_per_second"` // done, from the first second to the end of the last job
-	DrainSeconds *float64            `json:"drain_seconds"`   // from the last arrival's time to the end of the last job; null: not within the run
+	Throughput   float64             `json:"jobs_per_second"` // done, from the first second until the last one was done
+	DrainSeconds *float64            `json:"drain_seconds"`   // from the last arrival's time until the last job was done; null: not within the run
 	P50Seconds   float64             `json:"p50_seconds"`     // of the wait in any queue
 	P99Seconds   float64             `json:"p99_seconds"`
 	Done         int                 `json:"done"`
@@ -91,6 +92,7 @@ type Real struct {
 	Machine      int           `json:"machine_cores"` // of this machine
 	Pinned       bool          `json:"pinned"`        // the job processes to their cores, everything else of the run to the others
 	WhileRunning time.Duration `json:"ended_after_ns"`
+	Beside       float64       `json:"beside_cpu_seconds"` // processor time of Redis, the receivers and the generator
 }
 
 // Receivers is what the other servers saw.
@@ -167,6 +169,7 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 	booted := time.Since(boot)
 	before, _ := e.use.look(e.pids()...)
 	databaseBefore, _ := s.databaseUse.look(s.postgres.PID())
+	besideBefore := s.beside()
 	c := s.conduct
 	c.begin()
 	runCtx, stop := context.WithCancel(ctx)
@@ -187,6 +190,7 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 	if err != nil && ctx.Err() == nil {
 		return nil, err
 	}
+	beside := s.beside() - besideBefore
 	o.Progress("stopping", 1)
 	lookCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
@@ -206,9 +210,21 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 	r.Partial = ctx.Err() != nil
 	r.Use.CPUHours = round(r.Use.CPUHours - before.Hours())
 	r.Use.DatabaseHours = round(r.Use.DatabaseHours - databaseBefore.Hours())
+	out.Real.Beside = round(beside.Seconds())
 	out.Real.MayLose = mayLose(o.Engine, o.Scenario.Incidents)
 	out.Real.BootSeconds, out.Real.Interrupted, out.Real.Pinned = round(booted.Seconds()), r.Partial, o.JobCPUs != ""
 	return out, nil
+}
+
+// beside is the processor time so far of what else is part of the run: Redis, and this process with the receivers and the generator. A Redis that was
+// killed takes its own with it.
+func (s *site) beside() time.Duration {
+	used, _ := cpuOf(os.Getpid()) // 0 where it is not known
+	if s.redis != nil && s.redis.PID() > 0 {
+		redis, _ := cpuOf(s.redis.PID())
+		used += redis
+	}
+	return used
 }
 
 // watch samples every second until all is done, the time is up, or ctx ends, whose cause is returned then.

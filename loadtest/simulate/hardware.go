@@ -88,6 +88,11 @@ type Config struct {
 	Marks     []Mark // what the report says how long it took to recover from
 	Native    int    // deliveries at once per host; 0 means 512, the worker's default
 	Fixed     bool   // Queueville's limits are Native and what Ruby has threads for, instead of being found by trial
+	// Shared: PostgreSQL, Redis, the receivers and the generator are on the hosts that run the jobs, as in a real run, and use the same cores. They come
+	// before the jobs for a core, as what wants it for a moment does, and what a worker that is nice leaves it to.
+	Shared bool
+	// Stolen is the share of the hosts' processors that somebody else takes: on a virtual machine, what the hypervisor gives to others.
+	Stolen float64
 	// Policy is Queueville's order of queues; "" means goals.
 	Policy   scheduler.Policy
 	Overhead Overhead
@@ -103,11 +108,15 @@ type Overhead struct {
 	Fetch    time.Duration `json:"fetch_ns"`     // processor time under Ruby's lock, of a job of Ruby; 0 means 250 µs, −1 none
 	HandOver time.Duration `json:"hand_over_ns"` // processor time of the worker, of the same; 0 means 130 µs, −1 none
 	Query    time.Duration `json:"query_ns"`     // of PostgreSQL's processor, of each query
+	Delivery time.Duration `json:"delivery_ns"`  // of the worker's, of each delivery, beyond what the class costs
+	Beside   time.Duration `json:"beside_ns"`    // of Redis, the generator and whoever else serves a load test, of each job; only on a shared host
+	Receive  time.Duration `json:"receive_ns"`   // of the receivers, of each delivery; only on a shared host
 }
 
 const (
 	defaultMostJobs = 4_000_000
 	defaultBins     = 360
+	mostStolen      = 0.95
 	maxCores        = 1024
 	maxThreads      = 1000
 	maxHosts        = 2000
@@ -141,6 +150,9 @@ func (c *Config) check() error {
 	c.Overhead.Fetch, c.Overhead.HandOver = max(0, c.Overhead.Fetch), max(0, c.Overhead.HandOver)
 	if c.Native == 0 {
 		c.Native = 512
+	}
+	if !(c.Stolen >= 0 && c.Stolen <= mostStolen) {
+		complain("%v of the processors are stolen; 0 to %v is possible", c.Stolen, mostStolen)
 	}
 	if len(c.Stages) == 0 || c.Stages[0].At != 0 {
 		complain("no hardware at the beginning")

@@ -20,17 +20,37 @@ const (
 	idleBroken  = 24 * time.Hour
 )
 
-// hostState is what one worker knows of one destination: activitypub's rules, and the worker's line.
+// hostState is what one worker knows of one destination: activitypub's rules, and the worker's lines.
 type hostState struct {
 	activitypub.Host
-	waiting ring[parkedJob]
+	dest    int32
+	lines   [2]line
+	active  int   // jobs running
 	moved   int64 // when one of its jobs last came, as the first, started or ended
 	used    int64
+	mean    float64 // seconds that a job holds its slot, lately; 0: none has ended
 	pace    scheduler.Pace
-	stalled bool // its line was emptied, until one of its jobs ends
-	later   bool // a timer will look again
-	listed  bool // in the worker's list of lines
+	stalled bool // its lines were emptied, until one of its jobs ends
+	parked  bool // takes no turns until a time
+	listed  bool // in the worker's list of hosts with lines
 }
+
+// Jobs wait by destination and, of each, first tries apart from retries.
+const (
+	tries = iota
+	retries
+)
+
+// line is one waiting line, first in, first out.
+type line struct {
+	host    *hostState
+	kind    int
+	items   ring[parkedJob]
+	account scheduler.Account
+}
+
+// Account implements scheduler.Line.
+func (l *line) Account() *scheduler.Account { return &l.account }
 
 // parkedJob waits in hand.
 type parkedJob struct {
@@ -38,59 +58,181 @@ type parkedJob struct {
 	since int64
 }
 
-// admit starts a delivery, lets it wait for its host, or puts it off untried.
+func (h *hostState) waiting() int { return h.lines[tries].items.len() + h.lines[retries].items.len() }
+
+// lane is the worker's lane of deliveries (worker/lane.go, worker/destinations.go): scheduler's turns and budget, and what is remembered for them.
+type lane struct {
+	turns   [2]scheduler.Turns[*line]
+	budget  *scheduler.RetryBudget
+	mean    float64 // seconds that a job holds its slot, lately
+	waits   [2]int
+	triedAt int64 // a first try last came
+}
+
+// The constants of worker/destinations.go.
+const (
+	meanOfOne   = 1.0 / 8
+	meanOfAll   = 1.0 / 128
+	retriesSeen = int64(5 * time.Second)
+	leastRoom   = 32
+	parkedKept  = 8
+)
+
+// admit takes a delivery in hand, or puts it off untried.
 func (w *workerModel) admit(job *world.Job) {
 	h := w.hosts[job.Dest]
+	now := w.e.s.now
 	if h == nil {
-		h = &hostState{Host: activitypub.NewHost(hostStart, hostMost), moved: w.e.s.now}
+		h = &hostState{Host: activitypub.NewHost(hostStart, hostMost), dest: job.Dest, moved: now}
+		for kind := range h.lines {
+			h.lines[kind].host, h.lines[kind].kind = h, kind
+		}
 		w.hosts[job.Dest] = h
 	}
-	h.used = w.e.s.now
-	if h.waiting.len() == 0 {
-		now := w.e.clock()
-		switch a := h.Admit(now); a.Verdict {
-		case activitypub.Start:
-			w.send(job, h, a)
-			return
-		case activitypub.Held:
-			w.hold(job, h, a.Until)
-			return
-		default:
-			w.again(job.Dest, h, a.Until)
-		}
-		h.moved = w.e.s.now
+	h.used = now
+	kind := tries
+	if job.Retries > 0 {
+		kind = retries
+	} else {
+		w.lane.triedAt = now
 	}
-	if h.stalled || h.waiting.len() >= perDest {
+	if h.stalled || h.waiting() >= perDest || kind == retries && w.crowded() {
 		w.hold(job, h, time.Time{})
 		return
 	}
+	if h.waiting() == 0 && h.active == 0 {
+		h.moved = now
+	}
+	if w.alone(h, kind) { // its line would be made for nothing
+		if a := h.Admit(w.e.clock()); a.Verdict == activitypub.Start {
+			w.launch(job, &h.lines[kind], a)
+			return
+		}
+	}
 	w.parked++
-	h.waiting.push(parkedJob{*job, w.e.s.now})
+	w.lane.waits[kind]++
+	h.lines[kind].items.push(parkedJob{*job, now})
 	if !h.listed {
 		h.listed = true
 		w.lines = append(w.lines, job.Dest)
 	}
-}
-
-func (w *workerModel) send(job *world.Job, h *hostState, a activitypub.Admission) {
-	h.Take(a, w.e.clock())
-	h.moved, h.used = w.e.s.now, w.e.s.now
-	w.runs[native]++
-	w.e.s.met.started(job, w.e.s.now)
-	w.e.s.begin(job, w.own, true)
+	w.join(h)
+	w.deliver()
 	w.level(native)
 }
 
-// again looks at a line once more at a time, if there is one.
-func (w *workerModel) again(dest int32, h *hostState, at time.Time) {
-	if at.IsZero() || h.later {
+// alone tells whether a delivery that comes is the only one that waits for a slot, and there is one.
+func (w *workerModel) alone(h *hostState, kind int) bool {
+	l := &w.lane
+	return h.waiting() == 0 && !h.parked && l.turns[tries].Len()+l.turns[retries].Len() == 0 && w.runs[native] < w.limit[native] &&
+		(kind == tries || l.budget.May(w.e.clock(), false, w.limit[native]))
+}
+
+// crowded tells whether a retry should not wait here: there are enough of them, the window is nearly full, and first tries come.
+func (w *workerModel) crowded() bool {
+	share := w.lane.budget.Share()
+	return share < 1 && w.e.s.now-w.lane.triedAt < retriesSeen && w.runs[native]+w.parked >= window*3/4 &&
+		w.lane.waits[retries] >= max(leastRoom, int(share*window))
+}
+
+// join lets the lines of a destination take turns in which something waits.
+func (w *workerModel) join(h *hostState) {
+	if h.parked {
 		return
 	}
-	h.later = true
-	w.e.s.after(max(w.e.s.now+1, at.UnixNano()-w.e.clock().UnixNano()+w.e.s.now), func() {
-		h.later = false
-		if w.hosts[dest] == h && !w.quiet {
-			w.drain(dest, h)
+	for kind := range h.lines {
+		if h.lines[kind].items.len() > 0 {
+			w.lane.turns[kind].Join(&h.lines[kind])
+		}
+	}
+}
+
+// turn names the line whose job is next; nil when there is none.
+func (w *workerModel) turn(now time.Time) *line {
+	l := &w.lane
+	next, contended := l.turns[tries].Next()
+	if l.turns[retries].Len() > 0 && l.budget.May(now, contended, w.limit[native]) {
+		next, _ = l.turns[retries].Next()
+	}
+	return next
+}
+
+// startable tells whether there is anything to ask a destination about.
+func (w *workerModel) startable(now time.Time) bool {
+	l := &w.lane
+	return l.turns[tries].Len() > 0 || l.turns[retries].Len() > 0 && l.budget.May(now, false, w.limit[native])
+}
+
+// deliver starts what may start.
+func (w *workerModel) deliver() {
+	for !w.quiet && w.runs[native] < w.limit[native] {
+		now := w.e.clock()
+		ln := w.turn(now)
+		if ln == nil {
+			return
+		}
+		h := ln.host
+		switch a := h.Admit(now); {
+		case a.Verdict == activitypub.Start:
+			w.send(ln, a)
+		case a.Verdict == activitypub.Held:
+			w.empty(h, a.Until)
+		case a.Until.IsZero():
+			w.lane.turns[ln.kind].Leave(ln) // the end of one of its jobs puts it back
+		default:
+			w.park(h, a.Until)
+		}
+	}
+}
+
+// send starts the first job of a line.
+func (w *workerModel) send(ln *line, a activitypub.Admission) {
+	job := ln.items.pop()
+	w.parked--
+	w.lane.waits[ln.kind]--
+	w.launch(&job.Job, ln, a)
+	if ln.items.len() == 0 {
+		w.lane.turns[ln.kind].Leave(ln)
+		ln.items = ring[parkedJob]{}
+	}
+}
+
+// launch starts a job of a line's.
+func (w *workerModel) launch(job *world.Job, ln *line, a activitypub.Admission) {
+	h, l, s := ln.host, &w.lane, w.e.s
+	h.Take(a, w.e.clock())
+	contended := ln.kind == retries && l.turns[tries].Len() > 0
+	charged := h.mean
+	if charged == 0 {
+		charged = l.mean
+	}
+	l.turns[ln.kind].Charge(ln, charged)
+	if ln.kind == retries {
+		l.budget.Retried(contended)
+	} else {
+		l.budget.Tried()
+	}
+	h.moved, h.used = s.now, s.now
+	h.active++
+	w.runs[native]++
+	s.met.started(job, s.now)
+	t := &s.tasks[s.begin(job, w.own, true)]
+	t.charged, t.kind = charged, uint8(ln.kind)
+	w.level(native)
+}
+
+// park does not ask a destination before a time.
+func (w *workerModel) park(h *hostState, until time.Time) {
+	for kind := range h.lines {
+		w.lane.turns[kind].Leave(&h.lines[kind])
+	}
+	h.parked = true
+	s := w.e.s
+	s.after(max(s.now+int64(time.Millisecond), until.UnixNano()-w.e.clock().UnixNano()+s.now), func() {
+		h.parked = false
+		if w.hosts[h.dest] == h && !w.quiet {
+			w.join(h)
+			w.deliver()
 		}
 	})
 }
@@ -134,7 +276,7 @@ func (w *workerModel) released(t *task, _ bool) {
 	}
 	h.Observe(now.Add(time.Duration(t.began-w.e.s.now)), now, kindOfAnswer(t.answer), wait, dice.Float64)
 	h.Release()
-	h.moved, h.used, h.stalled = w.e.s.now, w.e.s.now, false
+	w.charge(h, t)
 	if h.Down() != down && !w.quiet {
 		if down {
 			w.e.up(t.job.Dest)
@@ -142,7 +284,37 @@ func (w *workerModel) released(t *task, _ bool) {
 			w.e.down[t.job.Dest]++
 		}
 	}
-	w.drain(t.job.Dest, h)
+	w.join(h)
+	w.deliver()
+}
+
+// charge corrects what a job was thought to cost its destination's line.
+func (w *workerModel) charge(h *hostState, t *task) {
+	l, now := &w.lane, w.e.s.now
+	h.active--
+	h.moved, h.used, h.stalled = now, now, false
+	if t.kind == retries {
+		l.budget.Ended()
+	}
+	took := max(float64(now-t.began)/1e9, 1e-6)
+	l.turns[t.kind].Charge(&h.lines[t.kind], took-t.charged)
+	if h.mean == 0 {
+		h.mean = took
+	}
+	h.mean += (took - h.mean) * meanOfOne
+	if l.mean == 0 {
+		l.mean = took
+	}
+	l.mean += (took - l.mean) * meanOfAll
+	for kind := range l.turns {
+		l.turns[kind].SetQuantum(l.mean)
+	}
+	if h.active == 0 && h.waiting() == 0 && !h.parked { // the worker's lane forgets it; activitypub does not
+		h.mean = 0
+		for kind := range h.lines {
+			h.lines[kind].account = scheduler.Account{}
+		}
+	}
 }
 
 // up: a destination is not broken any more for one worker.
@@ -152,32 +324,24 @@ func (e *queueville) up(dest int32) {
 	}
 }
 
-// drain starts what may start of a line, or puts all of it off.
-func (w *workerModel) drain(dest int32, h *hostState) {
-	for h.waiting.len() > 0 && !w.quiet {
-		a := h.Admit(w.e.clock())
-		switch {
-		case a.Verdict == activitypub.Held:
-			w.empty(h, a.Until)
-			return
-		case a.Verdict != activitypub.Start:
-			w.again(dest, h, a.Until)
-			return
-		case w.runs[native] >= w.limit[native]:
-			return // the sweep looks again
-		}
-		job := h.waiting.pop()
-		w.parked--
-		w.send(&job.Job, h, a)
+// empty puts all of a destination's lines off.
+func (w *workerModel) empty(h *hostState, until time.Time) {
+	for kind := range h.lines {
+		w.cut(&h.lines[kind], 0, until)
 	}
 }
 
-// empty puts a whole line off.
-func (w *workerModel) empty(h *hostState, until time.Time) {
-	for h.waiting.len() > 0 {
-		job := h.waiting.pop()
+// cut puts off what is in a line beyond so many.
+func (w *workerModel) cut(ln *line, keep int, until time.Time) {
+	for n := ln.items.len(); n > keep; n-- {
+		job := ln.items.pop()
 		w.parked--
-		w.hold(&job.Job, h, until)
+		w.lane.waits[ln.kind]--
+		w.hold(&job.Job, ln.host, until)
+	}
+	if ln.items.len() == 0 {
+		w.lane.turns[ln.kind].Leave(ln)
+		ln.items = ring[parkedJob]{}
 	}
 }
 
@@ -188,21 +352,29 @@ func (w *workerModel) sweep() {
 	keep := w.lines[:0]
 	for _, dest := range w.lines {
 		h := w.hosts[dest]
-		for h.waiting.len() > 0 && now-h.waiting.peek().since > longestWait {
-			job := h.waiting.pop()
-			w.parked--
-			w.hold(&job.Job, h, time.Time{})
+		for kind := range h.lines {
+			ln := &h.lines[kind]
+			n := 0
+			for n < ln.items.len() && now-ln.items.at(n).since > longestWait {
+				n++
+			}
+			if n > 0 {
+				w.cut(ln, ln.items.len()-n, time.Time{})
+			}
+			if crowded && h.parked && ln.items.len() > parkedKept {
+				w.cut(ln, parkedKept, time.Time{})
+			}
 		}
-		if crowded && h.InFlight() > 0 && now-h.moved > stallAfter {
+		if crowded && !h.parked && h.active > 0 && now-h.moved > stallAfter {
 			h.stalled = true
 			w.empty(h, time.Time{})
 		}
-		w.drain(dest, h)
-		if h.listed = h.waiting.len() > 0; h.listed {
+		if h.listed = h.waiting() > 0; h.listed {
 			keep = append(keep, dest)
 		}
 	}
 	w.lines = keep
+	w.deliver()
 }
 
 // forget drops what has not been used for long.
@@ -213,7 +385,7 @@ func (w *workerModel) forget() {
 		if h.Troubled(w.e.clock()) {
 			idle = idleBroken
 		}
-		if h.InFlight() == 0 && !h.listed && !h.later && now-h.used > int64(idle) {
+		if h.InFlight() == 0 && !h.listed && !h.parked && now-h.used > int64(idle) {
 			if h.Down() {
 				w.e.up(dest)
 			}

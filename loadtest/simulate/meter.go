@@ -156,11 +156,11 @@ func (m *meter) ended(t *task, now int64, failed bool) {
 	c := &m.classes[t.job.Class]
 	c.runs++
 	c.cpu += t.spent
-	m.lastEnd = now
 	if failed {
 		c.failed++
 		return
 	}
+	m.lastEnd = now
 	if t.job.Class == world.Delivery && t.answer.Verdict == world.Accepted {
 		took := now - int64(t.job.Created)
 		m.deliver.add(took)

@@ -99,7 +99,7 @@ func (e *queueville) install(machines []*machine, ready int64) {
 	}
 	e.ledger.set(e.s.now, budget, len(machines))
 	for i, m := range machines {
-		w := &workerModel{e: e, m: m, name: fmt.Sprintf("host%d", i+1), picker: scheduler.NewPicker(e.s.cfg.Policy, e.s.rnd), hosts: map[int32]*hostState{}}
+		w := &workerModel{e: e, m: m, name: fmt.Sprintf("host%d", i+1), picker: scheduler.NewPicker(e.s.cfg.Policy, e.s.rnd), hosts: map[int32]*hostState{}, lane: lane{budget: scheduler.NewRetryBudget(scheduler.DefaultRetryShare)}}
 		w.own = &proc{host: m, threads: math.MaxInt32, pool: nativeConns}
 		most := perCore * m.Cores * rubyThreads
 		ctl, err := scheduler.NewController(scheduler.ControllerConfig{Lanes: []scheduler.LaneConfig{
@@ -147,8 +147,10 @@ func (e *queueville) retire(machines []*machine, killed bool) {
 		}
 		back := append([]world.Job(nil), w.waiting...)
 		for dest, h := range w.hosts {
-			for h.waiting.len() > 0 {
-				back = append(back, h.waiting.pop().Job)
+			for kind := range h.lines {
+				for h.lines[kind].items.len() > 0 {
+					back = append(back, h.lines[kind].items.pop().Job)
+				}
 			}
 			if h.Down() {
 				e.up(dest)

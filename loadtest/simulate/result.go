@@ -21,7 +21,7 @@ type Result struct {
 	Use        Use              `json:"use"`
 	Series     Series           `json:"series"`
 
-	LastEndSeconds float64 `json:"-"` // of the last run that ended; 0 for real runs, whose report has it elsewhere
+	LastEndSeconds float64 `json:"-"` // when the last job was done; 0 for real runs, whose report has it elsewhere
 	Queries        int     `json:"-"` // of jobs to PostgreSQL
 }
 

@@ -31,6 +31,9 @@ func (r *ring[T]) unshift(v T) {
 
 func (r *ring[T]) peek() *T { return &r.items[r.head] }
 
+// at is the item with i before it.
+func (r *ring[T]) at(i int) *T { return &r.items[(r.head+i)&(len(r.items)-1)] }
+
 func (r *ring[T]) pop() T {
 	var zero T
 	v := r.items[r.head]

@@ -37,10 +37,17 @@ func (e *queueville) share(class world.ClassID) float64 {
 
 // watch measures what the processes use, over so many seconds.
 func (w *workerModel) watch(span float64) {
-	for _, p := range w.rubies {
-		used := min(1, float64(p.busy-p.lastBusy)/1e9/span)
+	w.cpu[native] = float64(w.own.busy-w.own.lastBusy) / 1e9 / span
+	w.own.lastBusy = w.own.busy
+	w.cpu[foreign] = 0
+	for _, p := range w.m.procs {
+		if p == w.own {
+			continue
+		}
+		used := float64(p.busy-p.lastBusy) / 1e9 / span
 		p.lastBusy = p.busy
-		p.use += useWeight * (used - p.use)
+		w.cpu[foreign] += used
+		p.use += useWeight * (min(1, used) - p.use)
 	}
 }
 
@@ -272,7 +279,10 @@ func (w *workerModel) start(job *world.Job, p *proc, share float64) {
 	id := w.e.s.begin(job, p, false)
 	t := &w.e.s.tasks[id]
 	t.share, t.beside = share, int32(beside)
-	w.m.busy += int64(w.e.s.cfg.Overhead.HandOver) // a worker's own work; beside what is modelled as tasks it is too little to wait for
+	if over := int64(w.e.s.cfg.Overhead.HandOver); !w.e.s.cfg.Shared { // a worker's own work; beside what is modelled as tasks it is too little to wait for
+		w.m.busy += over
+		w.own.busy += over
+	}
 	w.level(foreign)
 }
 

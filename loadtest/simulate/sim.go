@@ -286,7 +286,7 @@ func (s *sim) change(stage *Stage) {
 	s.db.set(s.now, stage.Database)
 	s.machines = s.machines[:0:0]
 	for i := range stage.Hosts {
-		s.machines = append(s.machines, &machine{Host: stage.Hosts[i], idle: stage.Hosts[i].Cores, since: time.Duration(s.now)})
+		s.machines = append(s.machines, s.machine(stage.Hosts[i], time.Duration(s.now)))
 	}
 	if s.now < s.downTo {
 		return
@@ -298,13 +298,22 @@ func (s *sim) change(stage *Stage) {
 	s.eng.install(s.machines, ready)
 }
 
+// machine starts a host.
+func (s *sim) machine(h Host, since time.Duration) *machine {
+	m := &machine{Host: h, idle: h.Cores, since: since, slice: quantum}
+	if s.cfg.Shared {
+		m.slice = sharedSlice
+	}
+	return m
+}
+
 // goDown is a power cut of all machines that run jobs.
 func (s *sim) goDown(to int64) {
 	s.downTo = to
 	s.eng.retire(s.machines, true)
 	for i, m := range s.machines {
 		s.old = append(s.old, m)
-		s.machines[i] = &machine{Host: m.Host, idle: m.Cores, since: time.Duration(to)}
+		s.machines[i] = s.machine(m.Host, time.Duration(to))
 	}
 	s.after(to, func() { s.eng.install(s.machines, s.now+boot) })
 }

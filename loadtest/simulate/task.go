@@ -14,6 +14,7 @@ const (
 	stepNative                 // processor time outside of Ruby's lock
 	stepDB                     // queries; the first one takes a connection from the pool and keeps it to the end
 	stepNet                    // a request to the far side
+	stepBeside                 // work of other programs on a shared host that the job waits for
 	stepEnd
 )
 
@@ -28,7 +29,7 @@ type task struct {
 	job     world.Job
 	proc    *proc
 	thread  int32 // of Sidekiq
-	steps   [7]step
+	steps   [10]step
 	at      uint8
 	began   int64
 	left    int64 // of the CPU step
@@ -36,11 +37,14 @@ type task struct {
 	spent   int64 // CPU time of this run, for the shares
 	answer  world.Answer
 	hasConn bool
+	answers bool // its queries are done, their answers under way
 	native  bool
 	waitSeq uint32 // of the time-out while it waits for a connection; 0 while it does not
 	dead    bool   // its process was killed
 	share   float64
-	beside  int32 // jobs in its process at its start
+	charged float64 // of a delivery: what its line was charged
+	kind    uint8   // of a delivery: tries or retries
+	beside  int32   // jobs in its process at its start
 }
 
 func (t *task) step() *step { return &t.steps[t.at] }
@@ -64,16 +68,30 @@ func (s *sim) begin(job *world.Job, p *proc, native bool) int32 {
 		t.steps[n] = step{kind: kind, amount: amount, queries: queries}
 		n++
 	}
+	over := &s.cfg.Overhead
+	if s.cfg.Shared {
+		add(stepBeside, int64(over.Beside), 0)
+		if s.cfg.Engine == Queueville && !native {
+			add(stepNative, int64(over.HandOver), 0)
+		}
+	}
+	// What a delivery costs its receiver, where that is on the same host.
+	far := func() {
+		if s.cfg.Shared && class.Net == world.NetDelivery {
+			add(stepBeside, int64(over.Receive), 0)
+		}
+		add(stepNet, 0, 0)
+	}
 	switch {
 	case native:
 		// Keys, accounts and domains come from caches; what is left is one request and its signature.
-		add(stepCPU, int64(float64(d.GoCPU)/p.host.Speed), 0)
-		add(stepNet, 0, 0)
+		add(stepCPU, max(0, int64(float64(d.GoCPU)/p.host.Speed)+int64(over.Delivery)), 0)
+		far()
 	case class.Net != world.NetNone:
 		add(stepCPU, cpu/3, 0)
 		add(stepDB, int64(d.DB)/2, d.Queries/2)
 		add(stepCPU, cpu/3, 0)
-		add(stepNet, 0, 0)
+		far()
 		if nat > 0 {
 			add(stepNative, nat, 0)
 		}
@@ -107,7 +125,7 @@ func (s *sim) enter(id int32) {
 	t := &s.tasks[id]
 	st := t.step()
 	switch st.kind {
-	case stepCPU, stepNative:
+	case stepCPU, stepNative, stepBeside:
 		if st.amount <= 0 {
 			s.nextStep(id)
 			return
@@ -119,6 +137,12 @@ func (s *sim) enter(id int32) {
 			return
 		}
 		s.met.queries += st.queries
+		if work := st.amount + int64(st.queries)*int64(s.cfg.Overhead.Query); s.cfg.Shared && work > 0 {
+			t = &s.tasks[id]
+			t.left = work
+			s.wantCore(id)
+			return
+		}
 		s.wake(id, s.db.run(s.now, st.amount+int64(st.queries)*int64(s.cfg.Overhead.Query), st.queries))
 	case stepNet:
 		t.answer = s.request(&t.job, t.native)
@@ -143,7 +167,7 @@ func (s *sim) fire(id int32, seq uint32) {
 		return
 	}
 	switch st := t.step(); {
-	case st.kind == stepCPU || st.kind == stepNative:
+	case st.kind == stepCPU || st.kind == stepNative || st.kind == stepBeside || st.kind == stepDB && s.cfg.Shared && !t.answers && t.left > 0:
 		s.sliceEnded(id)
 	case st.kind == stepNet && t.answer.Verdict >= world.Failed:
 		s.finish(id, true) // the request raises: what would have come after it does not run
@@ -154,6 +178,7 @@ func (s *sim) fire(id int32, seq uint32) {
 
 func (s *sim) nextStep(id int32) {
 	s.tasks[id].at++
+	s.tasks[id].answers = false
 	s.enter(id)
 }
 

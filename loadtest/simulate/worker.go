@@ -27,13 +27,15 @@ type workerModel struct {
 	wantMore  int64       // since when more processes are wanted; 0: they are not
 	wantLess  int64
 
-	lease    lease
-	hosts    map[int32]*hostState
-	lines    []int32 // destinations for which somebody may wait in hand
-	parked   int     // deliveries in hand that wait for their host
-	lastBusy int64
-	use      float64 // of the host's processors, lately
-	quiet    bool
+	lease                lease
+	hosts                map[int32]*hostState
+	lines                []int32 // destinations for which somebody may wait in hand
+	lane                 lane
+	parked               int // deliveries in hand that wait for their host
+	lastBusy, lastOthers int64
+	use                  float64    // of the host's processors, lately
+	cpu                  [2]float64 // cores that each kind used since the last step
+	quiet                bool
 }
 
 // step is the governor's turn: what happened since the last one, and the limits from now on. The supervisor's looks come with it.
@@ -43,9 +45,9 @@ func (w *workerModel) step() {
 	span := float64(stepEvery) / 1e9
 	host := scheduler.UnknownHost()
 	host.Cores = float64(w.m.Cores)
-	host.Busy = min(host.Cores, float64(w.m.busy-w.lastBusy)/1e9/span)
-	host.Ours = host.Busy
-	w.lastBusy = w.m.busy
+	host.Ours = min(host.Cores, float64(w.m.busy-w.lastBusy)/1e9/span)
+	host.Busy = min(host.Cores, host.Ours+float64(w.m.others-w.lastOthers)/1e9/span)
+	w.lastBusy, w.lastOthers = w.m.busy, w.m.others
 	w.use += useWeight * (host.Busy/host.Cores - w.use)
 	host.MemoryTotal = w.m.Memory * (1 << 30)
 	host.MemoryAvailable = max(0, w.m.Memory-memoryKeep-w.rubyMemory()) * (1 << 30)
@@ -56,7 +58,8 @@ func (w *workerModel) step() {
 		for k := range lanes {
 			lanes[k] = w.meters[k].Sample(now)
 		}
-		lanes[foreign].Cores = float64(max(1, len(w.rubies)))
+		lanes[native].CPU, lanes[foreign].CPU = w.cpu[native], w.cpu[foreign]
+		w.complete(&lanes[foreign])
 		for k, d := range w.ctl.Step(now, host, lanes[:]) {
 			w.limit[k] = d.Limit
 		}
@@ -70,19 +73,38 @@ func (w *workerModel) step() {
 	}
 }
 
+// complete adds what the supervisor knows of its lane, as worker/ruby does.
+func (w *workerModel) complete(v *scheduler.Lane) {
+	want, n := 0.0, 0
+	for _, p := range w.rubies {
+		if p.ready <= w.e.s.now {
+			v.Cores++
+		}
+		want += min(p.load, 1) // Ruby runs one thread at a time
+		n += p.running
+	}
+	if n > 0 {
+		v.Want = want / float64(n) * v.Running
+	}
+}
+
 // useWeight is of one more look at how busy processes and processors are.
 const useWeight = 0.5
 
 // level tells a lane's meter how much runs, and whether more would.
 func (w *workerModel) level(k int) {
-	if w.e.s.cfg.Fixed {
-		return
-	}
 	full := w.runs[k] >= w.limit[k]
-	if full {
-		full = k == foreign && len(w.waiting) > 0 || k == native && w.parked > 0 || w.wanted(k)
+	now := w.e.clock()
+	if full && k == native {
+		if w.lane.turns[tries].Len() > 0 {
+			w.lane.budget.Scarce(now)
+		}
+		full = w.startable(now)
 	}
-	w.meters[k].Level(w.e.clock(), w.runs[k], full)
+	if full && k == foreign {
+		full = len(w.waiting) > 0 || w.wanted(k)
+	}
+	w.meters[k].Level(now, w.runs[k], full)
 }
 
 // wanted says whether a job of the kind is the next of a queue.
@@ -109,7 +131,7 @@ func (w *workerModel) room(k, q int, b *backlog) int {
 	if k == foreign {
 		return w.rubyRoom(q, b)
 	}
-	return max(0, min(w.limit[native]-w.runs[native], window-w.runs[native]-w.parked))
+	return max(0, window-w.runs[native]-w.parked) // its destinations take turns here, not in the queue
 }
 
 // fetch takes what there is room for, in the order that the policy says.
