@@ -29,7 +29,7 @@ type Holder struct {
 	StartTick uint64  `json:"start_tick"` // field 22 of /proc/<pid>/stat
 	StartedAt float64 `json:"started_at"` // Unix seconds
 
-	Sides bool `json:"sides,omitempty"` // it takes jobs from side lists: see Store.Merge
+	Sides string `json:"sides,omitempty"` // queues of which it serves the side lists too, with spaces between them: see Store.Merge
 }
 
 // Session is one registration: lease plus in-flight hash. All methods are safe for concurrent use.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -16,27 +17,32 @@ func (s *Store) Names(ctx context.Context) ([]string, error) {
 	return names, wrap("list queues", err)
 }
 
-// SidesServed tells whether a live holder, other than the one named, takes jobs from side lists. One that is quiet does not: what its last
-// heartbeat has said of that counts.
-func (s *Store) SidesServed(ctx context.Context, except string) (bool, error) {
+// SidesServed lists the queues of which a live holder, other than the one named, serves the side lists, in no order, some perhaps twice. One that
+// is quiet serves nothing: what its last heartbeat has said of that counts.
+func (s *Store) SidesServed(ctx context.Context, except string) ([]string, error) {
 	holders, err := s.Holders(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
+	}
+	holders = slices.DeleteFunc(holders, func(h HolderState) bool { return h.Sides == "" || !h.Alive || h.Name == except })
+	if len(holders) == 0 {
+		return nil, nil
 	}
 	pipe := s.client.Pipeline()
-	var quiet []*redis.StringCmd
+	quiet := make([]*redis.StringCmd, len(holders))
 	for i := range holders {
-		if h := &holders[i]; h.Sides && h.Alive && h.Name != except {
-			quiet = append(quiet, pipe.HGet(ctx, s.keys.process(h.Identity), "quiet"))
-		}
-	}
-	if len(quiet) == 0 {
-		return false, nil
+		quiet[i] = pipe.HGet(ctx, s.keys.process(holders[i].Identity), "quiet")
 	}
 	if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
-		return false, fmt.Errorf("look who is quiet: %w", err)
+		return nil, fmt.Errorf("look who is quiet: %w", err)
 	}
-	return slices.ContainsFunc(quiet, func(c *redis.StringCmd) bool { return c.Val() != "true" }), nil
+	var served []string
+	for i := range holders {
+		if quiet[i].Val() != "true" {
+			served = append(served, strings.Fields(holders[i].Sides)...)
+		}
+	}
+	return served, nil
 }
 
 // mergeChunk is how many jobs of each list are looked at and moved at once: payloads can be large.

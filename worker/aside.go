@@ -200,12 +200,12 @@ func (w *Worker) SideLists() []SideList {
 
 // mergeSides gives what is beside the served queues back to them, unless a live worker other than except takes jobs from there.
 func (w *Worker) mergeSides(ctx context.Context, except string) {
-	serves := func(queue string) bool {
+	ours := func(queue string) bool {
 		return slices.Contains(w.cfg.Shared, queue) || slices.ContainsFunc(w.cfg.Owned, func(q scheduler.Queue) bool { return q.Name == queue })
 	}
 	callCtx, cancel := context.WithTimeout(ctx, mergeFor)
 	defer cancel()
-	merged, err := mergeSides(callCtx, w.cfg.Store, except, serves)
+	merged, err := mergeSides(callCtx, w.cfg.Store, except, ours)
 	for _, m := range merged {
 		w.log.InfoContext(ctx, "gave back what waited beside a queue", slog.String("queue", m.Queue), slog.Int("jobs", m.Jobs))
 	}
@@ -221,7 +221,7 @@ type Merged struct {
 	Jobs  int
 }
 
-// mergeSides gives side lists back to the queues that wanted wants, unless a live holder other than except serves them.
+// mergeSides gives side lists back to the queues that are wanted, except to those of which a live holder other than except serves them.
 func mergeSides(ctx context.Context, store *queues.Store, except string, wanted func(queue string) bool) ([]Merged, error) {
 	names, err := store.Names(ctx)
 	if err != nil {
@@ -237,11 +237,15 @@ func mergeSides(ctx context.Context, store *queues.Store, except string, wanted 
 	if len(beside) == 0 {
 		return nil, nil
 	}
-	if served, err := store.SidesServed(ctx, except); err != nil || served {
+	served, err := store.SidesServed(ctx, except)
+	if err != nil {
 		return nil, err
 	}
 	var merged []Merged
 	for _, queue := range slices.Sorted(maps.Keys(beside)) {
+		if slices.Contains(served, queue) {
+			continue
+		}
 		n, err := store.Merge(ctx, queue, beside[queue])
 		if n > 0 {
 			merged = append(merged, Merged{queue, n})

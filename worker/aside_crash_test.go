@@ -156,6 +156,22 @@ func TestTwoStopAtOnce(t *testing.T) {
 	r.everywhere(ids, nil)
 }
 
+// A worker with goals that does not own the queue does not serve what is beside it.
+func TestStopBesideAnotherQueuesWorker(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	other := newFake()
+	r.start(other, byGoals, func(c *Config) { c.Owned = []scheduler.Queue{{Name: "other"}} })
+	ids := r.fill(500)
+	f := newFake()
+	f.do = func(ctx context.Context, _ *queues.Job) Outcome { <-ctx.Done(); return Outcome{Kind: Returned} }
+	w := r.start(f, byGoals, func(c *Config) { c.StopTimeout = 50 * time.Millisecond })
+	r.eventually("some are beside", func() bool { return len(r.queue("push:behind")) > 50 })
+	w.stop()
+	require.Empty(t, r.queue("push:behind"))
+	require.Len(t, r.queue("push"), len(ids))
+}
+
 // A quiet worker serves nothing, so what waits beside goes back while it still runs.
 func TestQuietGivesSideListsBack(t *testing.T) {
 	t.Parallel()

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,7 +117,11 @@ func (c Config) withDefaults() (Config, error) {
 			side, ok := c.Goals.ParseSide(q.Name)
 			need(!ok || !slices.ContainsFunc(c.Owned, func(o scheduler.Queue) bool { return o.Name == side.Queue }), fmt.Sprintf("queue %q is a side list of %q", q.Name, side.Queue))
 		}
-		c.Holder.Sides = len(c.Owned) > 0
+		var names []string
+		for _, q := range c.Owned {
+			names = append(names, q.Name)
+		}
+		c.Holder.Sides = strings.Join(names, " ")
 	}
 
 	setDefault(&c.Gate, Gate(openGate{}))

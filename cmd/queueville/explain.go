@@ -24,8 +24,8 @@ func newExplain(io stdio) *cobra.Command {
 		Use:   "explain",
 		Short: "Say what limits each worker, what one more of it would give, and what was changed last",
 		Long: `Says for each worker, and for each of its lanes (native: deliveries; ruby: all else), how many jobs run at once, how many may, what binds
-that, and what one more unit of it would give: "no gain" means that more at once would not get more done. Below it are the last changes of limits
-with their reasons. With --json each comes with all it was decided on.
+that, and what one more unit of it would give: "no gain" means that more at once would not get more done. Then it says what waits beside its
+queue (--policy goals) and what for. Below it are the last changes of limits with their reasons. With --json each comes with all it was decided on.
 
 It reads what workers write to Redis every ten seconds. Limits are found only with --limits adaptive.`,
 		Example: `  queueville explain --mastodon /home/mastodon/live

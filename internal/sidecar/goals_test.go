@@ -126,7 +126,9 @@ func TestRuleOptions(t *testing.T) {
 	}
 	sides := &plan{owned: []string{"pull", "pull:behind"}}
 	var wrong []string
-	DefaultOptions().readGoals(sides, func(flag, _, format string, args ...any) { wrong = append(wrong, "--"+flag+": "+fmt.Sprintf(format, args...)) })
+	DefaultOptions().readGoals(sides, func(flag, _, format string, args ...any) {
+		wrong = append(wrong, "--"+flag+": "+fmt.Sprintf(format, args...))
+	})
 	if len(wrong) != 1 || !strings.Contains(wrong[0], `"pull:behind" is where jobs of "pull" wait`) {
 		t.Errorf("said %q", wrong)
 	}
