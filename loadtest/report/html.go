@@ -118,6 +118,12 @@ func (r *Report) table() []row {
 	}
 	whole := func(x float64) string { return count(int(x)) }
 	decimal := func(x float64) string { return fmt.Sprintf("%.2f", x) }
+	hours := func(x float64) string {
+		if x < 0.1 { // of a real run of seconds
+			return fmt.Sprintf("%.1f s", 3600*x)
+		}
+		return fmt.Sprintf("%.2f h", x)
+	}
 	neutral := func() { rows[len(rows)-1].Best = -1 }
 	add("Jobs done", "", false, func(r *simulate.Result) float64 { return float64(r.Jobs.Done) }, whole)
 	neutral()
@@ -133,8 +139,8 @@ func (r *Report) table() []row {
 	add("Jobs at once, peak", "", true, func(r *simulate.Result) float64 { return float64(r.Use.PeakRunning) }, whole)
 	neutral()
 	add("Database connections, peak", "", true, func(r *simulate.Result) float64 { return float64(r.Use.PeakConnections) }, whole)
-	add("Processor used", "core-hours", true, func(r *simulate.Result) float64 { return r.Use.CPUHours }, decimal)
-	add("Processor per million jobs", "core-hours", true, func(r *simulate.Result) float64 { return r.Use.CPUPerMillion }, decimal)
+	add("Processor used", "of all cores together", true, func(r *simulate.Result) float64 { return r.Use.CPUHours }, hours)
+	add("Processor per million jobs", "of all cores together", true, func(r *simulate.Result) float64 { return r.Use.CPUPerMillion }, hours)
 	add("Share of the cores used", "", false, func(r *simulate.Result) float64 { return r.Use.CPUShare }, percent)
 	neutral()
 	add("Memory, peak", "GiB, of the engine's processes", true, func(r *simulate.Result) float64 { return r.Use.PeakMemoryGiB }, decimal)
