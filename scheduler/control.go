@@ -75,6 +75,10 @@ type Controller struct {
 	started bool
 	probing *laneControl // only one lane at a time tries something, or none would know whose effect it sees
 	others  float64      // cores that other processes use, lately; Unknown
+	rising  bool         // at the last look it was steeply more than that
+	falling bool         // or less
+	busy    float64      // cores in use by everybody, lately
+	ours    float64      // of these by us
 }
 
 // NewController checks the configuration and makes a Controller.
@@ -124,7 +128,11 @@ func (c *Controller) Step(now time.Time, host Host, views []Lane) []Decision {
 	usable := dt > 0 && dt <= longestStep
 	c.clock += min(max(dt, 0), longestStep)
 
-	m := c.moment(host.clean(), dt, usable)
+	host = host.clean()
+	if usable {
+		c.watchOthers(&host, dt)
+	}
+	m := c.moment(host, dt, usable)
 	given := make([]Lane, len(c.lanes))
 	seen := make([]bool, len(c.lanes))
 	for i, l := range c.lanes {
@@ -158,7 +166,7 @@ func (c *Controller) Step(now time.Time, host Host, views []Lane) []Decision {
 // share says what part of the processors each of the lanes that compete for them may claim: what others and lanes with enough slots leave,
 // by weight. A lane that has less is hungry, and grows although processors are in use; one that has more makes way for it.
 func (c *Controller) share(m *moment, views []Lane) {
-	left, weights, competing := m.target-max(0, m.host.Busy-m.host.Ours), 0.0, 0
+	left, weights, competing := m.target-max(0, m.others)*m.host.Cores, 0.0, 0
 	for i := range views {
 		v := &views[i]
 		c.lanes[i].fair, c.lanes[i].hungry = Unknown, false
@@ -210,16 +218,18 @@ func (c *Controller) SetMax(lane string, least, most int) {
 
 // moment is what one step knows of the host.
 type moment struct {
-	host   Host
-	clock  float64 // seconds
-	dt     float64 // seconds since the last step
-	usable bool    // dt is plausible
-	others float64 // share of the host's processors used by others; Unknown
-	target float64 // cores that may be in use; Unknown
-	over   float64 // cores in use beyond the target, at most what we may be asked to give back; 0 if not known
-	spare  float64 // cores not in use below the target; Unknown
-	keep   float64 // bytes of memory to keep available
-	hungry int     // lanes that have less than their share of the processors
+	host    Host
+	clock   float64 // seconds
+	dt      float64 // seconds since the last step
+	usable  bool    // dt is plausible
+	others  float64 // share of the host's processors used by others; Unknown
+	target  float64 // cores that may be in use; Unknown
+	over    float64 // cores in use beyond the target, at most what we may be asked to give back; 0 if not known
+	spare   float64 // cores not in use below the target; Unknown
+	quarter float64 // cores that are ours whatever others use; 0 if it is not known what is ours
+	poor    bool    // we have less
+	keep    float64 // bytes of memory to keep available
+	hungry  int     // lanes that have less than their share of the processors
 }
 
 func (c *Controller) moment(h Host, dt float64, usable bool) moment {
@@ -232,7 +242,11 @@ func (c *Controller) moment(h Host, dt float64, usable bool) moment {
 	}
 	share := c.cfg.TargetCPU
 	if h.Ours >= 0 {
-		m.others = (h.Busy - h.Ours) / h.Cores
+		if m.others = (h.Busy - h.Ours) / h.Cores; c.others >= 0 {
+			m.others = c.others / h.Cores
+		}
+		m.quarter = c.cfg.MinShare * h.Cores
+		m.poor = c.ours >= 0 && c.ours < hungry*m.quarter
 		active := min(max((m.others-quietOthers)/(activeOthers-quietOthers), 0), 1)
 		share = 1 - active*(1-c.cfg.TargetCPU)
 	}
@@ -241,10 +255,25 @@ func (c *Controller) moment(h Host, dt float64, usable bool) moment {
 	if share < 1 {
 		m.over = max(0, h.Busy-m.target)
 		if h.Ours >= 0 {
-			m.over = min(m.over, max(0, h.Ours-c.cfg.MinShare*h.Cores))
+			if !c.rising && m.others < activeOthers { // a single reading may be wrong; those who certainly work do not wait for a second one
+				m.over = min(m.over, max(0, c.busy-m.target))
+			}
+			m.over = min(m.over, max(0, h.Ours-m.quarter))
 		}
 	}
 	return m
+}
+
+// idleShare is how much of the processors that the lane may use is not in use.
+func (m *moment) idleShare(v *Lane) float64 {
+	idle := 0.0
+	if m.host.Busy >= 0 {
+		idle = max(0, 1-m.host.Busy/m.target)
+	}
+	if v.Cores > 0 && v.CPU >= 0 {
+		idle = min(idle, max(0, 1-v.CPU/v.Cores))
+	}
+	return idle
 }
 
 // saturated: there is no processor left for this lane.
@@ -252,5 +281,5 @@ func (m *moment) saturated(v *Lane) bool {
 	if v.Cores > 0 && v.CPU >= full*v.Cores {
 		return true
 	}
-	return m.host.Busy >= 0 && m.host.Busy >= full*m.target
+	return m.host.Busy >= 0 && m.host.Busy >= full*m.target && !m.poor
 }

@@ -123,7 +123,7 @@ func TestLimitLeavesRoomForOthers(t *testing.T) {
 	t.Parallel()
 	p := one(plantLane{kinds: []kind{{class: "A", cpu: 0.008, io: 0.02, random: true}}}, 4)()
 	var oursUnder, oursAlone, samples, alone float64
-	p.run(t, 120, func(now float64) {
+	changes := p.run(t, 120, func(now float64) {
 		p.others = 0
 		if now >= 40 && now < 80 {
 			p.others = 2
@@ -140,6 +140,7 @@ func TestLimitLeavesRoomForOthers(t *testing.T) {
 	// A kernel without priorities gives the others no more than their share while we have more threads than are free.
 	if got := oursUnder / samples; got > 2 || got < 1.4 {
 		t.Errorf("%.2f cores beside a process that wants 2 of 4", got)
+		logChanges(t, changes)
 	}
 	if got := oursAlone / alone; got < 0.97*4 {
 		t.Errorf("%.2f cores of 4 when nobody else wants them", got)

@@ -15,8 +15,12 @@ const (
 	tryMost     = 1.4  // the same where counting is so noisy that less would show nothing
 	retreat     = 0.85 // factor of a step down; squared after one that cost nothing, and so on, to
 	retreatMost = 0.6
-	leapSpan    = 0.7 // seconds between two steps of a hunt that nothing speaks against
-	leaps       = 2   // of them before one has to be confirmed
+	leapSpan    = 0.7  // seconds between two steps of a hunt that nothing speaks against
+	freely      = 32   // slots up to which a hunt goes on while next to nothing has ended
+	shortMemory = 4.0  // seconds
+	nowAndThen  = 0.03 // of the processors idle: what jobs do now and then, not what binds
+	rarely      = 0.01
+	leaps       = 3 // of them before one has to be confirmed
 
 	leastGain    = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
 	leastLoss    = 0.10 // of what a step down would cost if throughput followed: less, and it is kept
@@ -25,17 +29,22 @@ const (
 	longestWatch = 10.0 // seconds
 
 	firstPause   = 2.0 // seconds after a step that was taken back until the next, doubling to
+	eagerPause   = 8.0
 	longestPause = 60.0
-	pausePer     = 8.0 // times as long as a step takes
-	afterBrake   = 1.0 // seconds without growth after pressure
+	pausePer     = 8.0  // times as long as a step takes
+	costs        = 0.02 // of the throughput, for trying less
+	afterBrake   = 1.0  // seconds without growth after pressure
 
-	brake       = 0.8 // factor for pressure that says only that there is some
-	strongest   = 0.5 // factor of one step at most
-	overBrake   = 1.5 // what is over the target is taken back and a half more, for what others could not take shows nowhere
-	makeWay     = 0.9 // factor of a step for the sake of another lane
-	minorShare  = 0.1 // of the processors that are ours
-	fillSpan    = 0.8 // seconds in which the slots of a step up have to be filled, where there is something to fill them with
-	brakeEvery  = 0.5 // seconds between two brakes of the first kind
+	brake       = 0.8  // factor for pressure that says only that there is some
+	strongest   = 0.5  // factor of one step at most
+	overBrake   = 1.5  // what is over the target is taken back and a half more, for what others could not take shows nowhere
+	blindBrake  = 2.5  // the same while every processor is in use: what others want beyond that shows nowhere
+	makeWay     = 0.9  // factor of a step for the sake of another lane
+	minorShare  = 0.1  // of the processors that are ours
+	stillShare  = 0.25 // the same for a lane that has room left: what it could use more of nobody knows
+	lull        = 10.0 // seconds without a cut until a lane without enough work has its first limit back
+	fillSpan    = 0.8  // seconds in which the slots of a step up have to be filled, where there is something to fill them with
+	brakeEvery  = 0.5  // seconds between two brakes of the first kind
 	changed     = 0.25
 	demandFull  = 0.5 // share of the time
 	peakBuckets = 6
@@ -62,6 +71,7 @@ type laneControl struct {
 	cfg   LaneConfig
 	limit float64
 	first float64 // the limit it began with
+	born  float64 // clock
 
 	stage   stage
 	hunting bool    // far from its limit, as far as is known
@@ -70,6 +80,8 @@ type laneControl struct {
 	settle  float64 // clock until which the step works its way through
 	watch   watch   // what is measured under the present limit
 	ref     watch   // what was measured under the limit before
+	base    watch   // what was measured under the present limit before and after trials that were taken back
+	short   float64 // lately, the share of the processors that were not in use, though the lane was full
 	refAt   float64 // the limit it was measured under
 
 	upAt, downAt       float64 // clock from which the next step may be tried
@@ -78,7 +90,7 @@ type laneControl struct {
 	factor             float64 // of the next step down
 	streak             float64 // steps up that were kept, one after the other: each is greater than the last
 	kept               stage   // direction of the last step that was kept
-	brakedAt           float64
+	brakedAt, cutAt    float64
 	holdTill           float64
 	blindAt            float64
 	elastic            float64 // last measured: relative change of throughput over relative change of the limit; Unknown
@@ -88,13 +100,14 @@ type laneControl struct {
 	fair               float64 // cores that it may claim while lanes compete; Unknown
 	hungry             bool    // has less
 	share              float64 // cores that a running job uses when it gets them as soon as it wants them; 0: not known
+	use                float64 // cores that a running job gets, lately; 0: not known
 	bounded            int     // slots for which others leave processors; 0: no bound
 	bound              Bound
 	why                string
 }
 
 func newLaneControl(cfg LaneConfig) *laneControl {
-	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery}
+	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery, cutAt: -lull}
 }
 
 // slots is how many jobs may run at once: the limit, or what others leave if that is less.
@@ -116,7 +129,7 @@ func (l *laneControl) begin(m *moment, v *Lane) {
 		}
 	}
 	l.first = min(max(l.first, float64(l.cfg.Min)), float64(l.cfg.Max))
-	l.limit = l.first
+	l.limit, l.born = l.first, m.clock
 }
 
 // step takes one look. Later rules see what earlier ones have done.
@@ -155,6 +168,9 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 		}
 		return
 	}
+	if l.stage != tryingDown {
+		l.short += (m.idleShare(v) - l.short) * min(1, m.dt/shortMemory)
+	}
 	if m.clock < l.settle {
 		return
 	}
@@ -164,6 +180,9 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 	l.watch.add(m, v)
 	switch l.stage {
 	case watching:
+		if l.base.add(m, v); l.base.span > 2*longestWatch {
+			l.base.halve()
+		}
 		l.consider(c, m, v, ceiling, by)
 	case tryingUp:
 		l.judgeUp(c, m, v, ceiling)
@@ -196,7 +215,7 @@ func (l *laneControl) forget(c *Controller, m *moment) {
 	if c.probing == l {
 		c.probing = nil
 	}
-	l.stage, l.watch, l.ref, l.leapt = watching, watch{}, watch{}, 0
+	l.stage, l.watch, l.ref, l.base, l.leapt = watching, watch{}, watch{}, watch{}, 0
 	l.settle = m.clock
 }
 
@@ -229,7 +248,7 @@ func (l *laneControl) idle(c *Controller, m *moment, v *Lane, ceiling float64) {
 		l.hunting = true
 	}
 	// What was cut when something was short, and is not any more, need not be found anew by the next burst.
-	if start := min(l.first, ceiling); l.limit < start && m.clock >= l.holdTill && m.scarce() == "" && (m.spare < 0 || m.spare > (1-full)*m.host.Cores) {
+	if start := min(l.first, ceiling); l.limit < start && m.clock >= l.holdTill && m.clock-l.cutAt >= lull && m.scarce() == "" && (m.spare < 0 || m.spare > (1-full)*m.host.Cores) {
 		l.to(start, "nothing is short")
 		l.hunting = true
 	}
@@ -248,11 +267,19 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 		}
 	}
 	// A lane that uses next to none of what is ours would give up much for nothing: it only does not grow.
-	minor := v.CPU >= 0 && h.Ours > 0 && v.CPU < minorShare*h.Ours
+	least := minorShare
+	if v.Full < demandFull {
+		least = stillShare
+	}
+	minor := v.CPU >= 0 && h.Ours > 0 && v.CPU < least*h.Ours
 	if minor && m.over > 0.01*h.Cores {
 		l.holdTill = m.clock + afterBrake
 	} else if m.over > 0.01*h.Cores && h.Ours > 0 && l.share <= 0 { // else yield knows better
-		press(1-overBrake*m.over/h.Ours, ByOthers)
+		f := overBrake
+		if h.Busy >= stillFull*h.Cores {
+			f = blindBrake
+		}
+		press(1-f*m.over/h.Ours, ByOthers)
 	} else if m.over > 0.01*h.Cores && h.Ours < 0 {
 		press(m.target/h.Busy, ByCPU)
 	}
@@ -265,7 +292,7 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 			press(max(brake, 1-h.Throttled), ByQuota)
 		case m.hungry > 0 && !l.hungry && l.fair > 0 && v.CPU > l.fair && m.saturated(v):
 			press(max(makeWay, l.fair/v.CPU), ByLanes)
-		case l.share <= 0 && h.Pressure > highPressure && m.others > activeOthers && h.Ours > c.cfg.MinShare*h.Cores:
+		case l.share <= 0 && h.Pressure > highPressure && m.others > activeOthers && h.Ours > m.quarter:
 			press(brake, ByPressure)
 		}
 	}
@@ -277,8 +304,17 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 		l.brakedAt = m.clock
 	}
 	l.holdTill = m.clock + afterBrake
-	// What is not running cannot be taken away: the cut begins at what is.
-	l.to(min(l.limit, max(v.Running, 1))*max(factor, strongest), "less for "+string(bound))
+	factor = max(factor, strongest)
+	if bound != ByMemory && bound != ByQuota && h.Ours > 0 { // what is ours in any case stays
+		factor = max(factor, min(1, m.quarter/h.Ours))
+	}
+	// What is not running cannot be taken away: the cut begins at what is, or has been where there was not always enough to do.
+	running := max(v.Running, 1)
+	if v.Full < demandFull {
+		running = max(running, l.peaks[0], l.peaks[1])
+	}
+	l.cutAt = m.clock
+	l.to(min(l.limit, running)*factor, "less for "+string(bound))
 	l.forget(c, m)
 	l.upPause, l.downPause = firstPause, firstPause
 	return true

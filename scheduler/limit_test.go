@@ -54,6 +54,9 @@ func TestLimitReachesTheBestStaticOne(t *testing.T) {
 			if name == "slow jobs" { // at 35 jobs a second the best of thirty sweeps is partly luck
 				least = 0.92
 			}
+			if name == "one Ruby process" { // of 5 and 8 slots the processors show next to no difference
+				least = 0.94
+			}
 			if got < least*best || first > 10 || cov(l.limits, 60, 120) > 0.15 {
 				t.Error(line)
 				for _, d := range changes {

@@ -33,6 +33,8 @@ type Lane struct {
 	Done    float64 // jobs that ended
 	Work    float64 // how many average jobs of the lane these are worth, by what their classes take (see Meter); Unknown or 0: Done
 	Wall    float64 // seconds that they took on average; Unknown or 0 if none has ended
+	Long    float64 // the same, each by its part of Work: after so long a step shows, which short jobs beside long ones do not tell; Unknown or 0: Wall
+	Telling float64 // how many jobs that are all worth the same would say as much: Work² by the sum of squares; Unknown or 0: Done
 	CPU     float64 // cores in use by its jobs; Unknown
 	Cores   float64 // cores that its jobs can use at most, e.g. one for each Ruby process; Unknown or 0: the host's
 	Want    float64 // cores that what runs would use if it got them as soon as it wants them; Unknown or 0: nobody knows
@@ -73,6 +75,8 @@ const (
 	ByBoot      Bound = "ruby starts"      // no Ruby process is ready, or another one boots
 )
 
+const longestJob = 1e6 // seconds, in reckoning
+
 const absurd = 1e15 // more than a petabyte
 
 // known makes every number that is no measurement Unknown.
@@ -99,10 +103,16 @@ func (h Host) clean() Host {
 }
 
 func (v Lane) clean() Lane {
-	for _, p := range []*float64{&v.Running, &v.Full, &v.Done, &v.Work, &v.Wall, &v.Cores} {
+	for _, p := range []*float64{&v.Running, &v.Full, &v.Done, &v.Work, &v.Wall, &v.Long, &v.Telling, &v.Cores} {
 		*p = max(0, known(*p))
 	}
 	v.Full = min(v.Full, 1)
+	if v.Long = min(v.Long, longestJob); v.Long == 0 {
+		v.Long = v.Wall
+	}
+	if v.Telling == 0 || v.Telling > v.Done {
+		v.Telling = v.Done
+	}
 	if v.Want = known(v.Want); v.Want == 0 {
 		v.Want = Unknown
 	}

@@ -16,6 +16,8 @@ type Meter struct {
 	fullFor float64 // seconds
 	done    float64
 	work    float64
+	squares float64 // of what each was worth
+	long    float64 // seconds, each by what it was worth
 	wall    float64
 	cpu     float64
 	cpuMiss bool
@@ -58,6 +60,8 @@ func (m *Meter) Ended(now time.Time, r Run) {
 	m.costs.Observe(now, r)
 	m.done++
 	m.work += weight
+	m.squares += weight * weight
+	m.long += weight * sample(r.Wall)
 	m.wall += sample(r.Wall)
 	if r.CPU < 0 {
 		m.cpuMiss = true
@@ -80,7 +84,10 @@ func (m *Meter) Sample(now time.Time) Lane {
 	if m.done > 0 {
 		v.Wall = m.wall / m.done
 	}
-	m.began, m.busyFor, m.fullFor, m.done, m.work, m.wall, m.cpu, m.cpuMiss = now, 0, 0, 0, 0, 0, 0, false
+	if m.work > 0 {
+		v.Long, v.Telling = m.long/m.work, m.work*m.work/m.squares
+	}
+	m.began, m.busyFor, m.fullFor, m.done, m.work, m.squares, m.long, m.wall, m.cpu, m.cpuMiss = now, 0, 0, 0, 0, 0, 0, 0, 0, false
 	if mean := m.costs.mean(now); mean > 0 {
 		m.mean = mean
 	}

@@ -1,8 +1,10 @@
 package scheduler
 
 import (
+	"container/heap"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +17,7 @@ type plant struct {
 	overhead float64 // more computing, relative, for each runnable job per core beyond the first
 	others   float64 // threads of other processes that always want a processor
 	noise    float64 // relative error of the sensors
+	jump     float64 // share of the processors by which readings of all that is in use are wrong, at most
 	blind    bool    // there are no sensors
 
 	seed     uint64
@@ -22,6 +25,7 @@ type plant struct {
 	rnd      *rand.Rand
 	othersAt float64 // core-seconds used by others since the last sample
 	oursAt   float64
+	pressed  float64 // seconds of this sample in which somebody waited for a processor
 	sampled  float64
 	now      float64
 }
@@ -31,6 +35,7 @@ type kind struct {
 	weight  float64
 	cpu, io float64 // seconds, means
 	random  bool    // exponential, otherwise ± 10 %
+	spread  float64 // sigma of a lognormal distribution instead; 0: none
 }
 
 type plantLane struct {
@@ -41,25 +46,60 @@ type plantLane struct {
 	cores   float64                 // processors that it can use at most; 0: all
 	max     int
 	first   int
-	inner   int  // jobs at once at most, whatever the limit: a rule of the executor's own; 0: none
-	wants   bool // the executor knows what its jobs want
-	static  int  // if not 0 the limit, and no controller
+	inner   int     // jobs at once at most, whatever the limit: a rule of the executor's own; 0: none
+	wants   bool    // the executor knows what its jobs want
+	own     float64 // cores that the lane uses beside its jobs: to fetch for another
+	static  int     // if not 0 the limit, and no controller
 	limit   int
 	backlog float64
 
-	running []*plantJob
-	free    []*plantJob
-	due     float64
-	cpu     float64 // since the last sample
-	meter   *Meter
-	done    []float64
-	limits  []float64 // by second
+	computing, waiting crowd
+	free               []*plantJob
+	due                float64
+	cpu                float64 // since the last sample
+	meter              *Meter
+	done               []float64 // jobs, by second
+	got                []float64 // seconds of computing and waiting that jobs got on by, by second: throughput without the noise of counting
+	limits             []float64 // by second
+	looks              []float64 // limits, four a second
 }
 
+// plantJob first computes, then waits.
 type plantJob struct {
 	kind    int
 	cpu, io float64
 	began   float64
+	due     float64 // on the clock of its crowd
+}
+
+// crowd is jobs that all get on at the same pace: those that compute, or those that wait. Its clock goes by what each of them has had.
+type crowd struct {
+	clock float64
+	jobs  []*plantJob // a heap: the next to be done first
+}
+
+func (c *crowd) Len() int           { return len(c.jobs) }
+func (c *crowd) Less(i, j int) bool { return c.jobs[i].due < c.jobs[j].due }
+func (c *crowd) Swap(i, j int)      { c.jobs[i], c.jobs[j] = c.jobs[j], c.jobs[i] }
+func (c *crowd) Push(x any)         { c.jobs = append(c.jobs, x.(*plantJob)) }
+func (c *crowd) Pop() any {
+	n := len(c.jobs) - 1
+	j := c.jobs[n]
+	c.jobs = c.jobs[:n]
+	return j
+}
+
+func (c *crowd) join(j *plantJob, need float64) {
+	j.due = c.clock + need
+	heap.Push(c, j)
+}
+
+// next takes out one that is done, or nil.
+func (c *crowd) next() *plantJob {
+	if len(c.jobs) == 0 || c.jobs[0].due > c.clock+1e-12 {
+		return nil
+	}
+	return heap.Pop(c).(*plantJob)
 }
 
 const tick = 0.001
@@ -83,8 +123,18 @@ func (l *plantLane) start(p *plant) {
 	}
 	k := &l.kinds[i]
 	*j = plantJob{kind: i, cpu: p.draw(k.cpu, k.random), io: p.draw(k.io, k.random), began: p.now}
-	l.running = append(l.running, j)
+	if k.spread > 0 { // lognormal about the means
+		f := math.Exp(k.spread*p.rnd.NormFloat64() - k.spread*k.spread/2)
+		j.cpu, j.io = k.cpu*f, k.io*math.Exp(k.spread*p.rnd.NormFloat64()-k.spread*k.spread/2)
+	}
+	if j.cpu > 0 {
+		l.computing.join(j, j.cpu)
+	} else {
+		l.waiting.join(j, j.io)
+	}
 }
+
+func (l *plantLane) running() int { return l.computing.Len() + l.waiting.Len() }
 
 // advance lets a millisecond pass.
 func (p *plant) advance() {
@@ -100,46 +150,49 @@ func (p *plant) advance() {
 				l.backlog++
 			}
 		}
-		for len(l.running) < l.limit && (l.inner == 0 || len(l.running) < l.inner) && l.backlog >= 1 {
+		for l.running() < l.limit && (l.inner == 0 || l.running() < l.inner) && l.backlog >= 1 {
 			l.backlog--
 			l.start(p)
 		}
-		runnable += min(l.computing(), l.most())
+		runnable += min(float64(l.computing.Len()), l.most()) + l.own
 	}
 	speed := 1.0
 	if runnable > p.cores {
 		speed = p.cores / runnable
+		p.pressed += tick
 	}
 	p.othersAt += p.others * speed * tick
 	for _, l := range p.lanes {
-		computing := l.computing()
+		computing, waiting := float64(l.computing.Len()), float64(l.waiting.Len())
 		mine := speed
 		if computing > l.most() {
 			mine *= l.most() / computing
 		}
-		waiting := float64(len(l.running)) - computing
 		io := 1.0
 		if l.remote > 0 && waiting > l.remote {
 			io = l.remote / waiting
 		}
 		useful := mine / (1 + p.overhead*max(0, computing/p.cores-1))
-		kept := l.running[:0]
-		for _, j := range l.running {
-			if j.cpu > 0 {
-				j.cpu -= useful * tick
-				l.cpu += mine * tick
-				p.oursAt += mine * tick
-			} else {
-				j.io -= io * tick
-			}
-			if j.cpu > 0 || j.io > 0 {
-				kept = append(kept, j)
-				continue
-			}
+		used := (computing*mine + l.own*speed) * tick
+		l.cpu += used
+		p.oursAt += used
+		for s := int(p.now); len(l.got) <= s; {
+			l.got, l.done = append(l.got, 0), append(l.done, 0)
+		}
+		l.got[int(p.now)] += (computing*useful + waiting*io) * tick
+		l.computing.clock += useful * tick
+		l.waiting.clock += io * tick
+		for j := l.waiting.next(); j != nil; j = l.waiting.next() {
 			l.end(p, j)
 		}
-		l.running = kept
-		l.meter.Level(p.clock(), len(l.running), len(l.running) >= l.limit-l.limit/50-1 && l.backlog >= 1)
+		for j := l.computing.next(); j != nil; j = l.computing.next() {
+			if j.io > 0 {
+				l.waiting.join(j, j.io)
+			} else {
+				l.end(p, j)
+			}
+		}
+		l.meter.Level(p.clock(), l.running(), l.running() >= l.limit-l.limit/50-1 && l.backlog >= 1)
 	}
 }
 
@@ -150,22 +203,9 @@ func (l *plantLane) most() float64 {
 	return math.Inf(1)
 }
 
-func (l *plantLane) computing() float64 {
-	n := 0.0
-	for _, j := range l.running {
-		if j.cpu > 0 {
-			n++
-		}
-	}
-	return n
-}
-
 func (l *plantLane) end(p *plant, j *plantJob) {
 	wall := time.Duration((p.now - j.began) * float64(time.Second))
 	l.meter.Ended(p.clock(), Run{Class: l.kinds[j.kind].class, Wall: wall, CPU: Unknown, DB: Unknown})
-	for s := int(p.now); len(l.done) <= s; {
-		l.done = append(l.done, 0)
-	}
 	l.done[int(p.now)]++
 	l.free = append(l.free, j)
 }
@@ -182,13 +222,24 @@ func (p *plant) sample() (Host, []Lane) {
 		h.Cores, h.Ours = p.cores, p.oursAt/dt*err()
 		h.Busy = (p.oursAt + p.othersAt) / dt * err()
 	}
-	p.oursAt, p.othersAt = 0, 0
+	if p.jump > 0 { // two clocks that do not agree
+		h.Busy += p.jump * p.cores * (2*p.rnd.Float64() - 1)
+		h.Pressure = p.pressed / dt
+	}
+	p.oursAt, p.othersAt, p.pressed = 0, 0, 0
 	var views []Lane
 	for _, l := range p.lanes {
 		v := l.meter.Sample(p.clock())
 		v.CPU, v.Cores, v.Backlog = l.cpu/dt*err(), l.cores, l.backlog
 		if l.wants {
-			v.Want = v.Running * l.kinds[0].cpu / (l.kinds[0].cpu + l.kinds[0].io) * err()
+			want := 0.0 // as the executor reckons: each running job by its class
+			for _, j := range slices.Concat(l.computing.jobs, l.waiting.jobs) {
+				k := &l.kinds[j.kind]
+				want += k.cpu / (k.cpu + k.io)
+			}
+			if n := l.running(); n > 0 {
+				v.Want = want / float64(n) * v.Running * err()
+			}
 		}
 		if p.blind {
 			v.CPU = Unknown
@@ -199,8 +250,14 @@ func (p *plant) sample() (Host, []Lane) {
 	return h, views
 }
 
+// change is a decision and when it was taken.
+type change struct {
+	at float64 // seconds
+	Decision
+}
+
 // run lets the plant work for some seconds of virtual time, stepping the controller four times a second. at is called before every step.
-func (p *plant) run(t *testing.T, seconds float64, at func(now float64)) (changes []Decision) {
+func (p *plant) run(t *testing.T, seconds float64, at func(now float64)) (changes []change) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p.rnd = rand.New(rand.NewPCG(1, p.seed))
@@ -223,8 +280,9 @@ func (p *plant) run(t *testing.T, seconds float64, at func(now float64)) (change
 				if l.limit = d.Limit; l.static > 0 {
 					l.limit = l.static
 				}
+				l.looks = append(l.looks, float64(l.limit))
 				if d.Changed() {
-					changes = append(changes, d)
+					changes = append(changes, change{p.now, d})
 				}
 				for s := int(p.now); len(l.limits) <= s; {
 					l.limits = append(l.limits, float64(l.limit))
