@@ -87,7 +87,7 @@ module Queueville
       def opening
         return yield if Thread.current[:queueville_opening] # one way to connect that leads to another
 
-        await { room? }
+        await(method(:close_idle)) { room? }
         begin
           Thread.current[:queueville_opening] = true
           connection = yield
@@ -156,14 +156,29 @@ module Queueville
         NONE
       end
 
-      def await
+      # Waits until the block is true. +meanwhile+ is called when that takes longer than a moment.
+      def await(meanwhile = nil)
         limit = now(Process::CLOCK_MONOTONIC) + (PATIENCE * 1000)
         pause = 0.002
         until yield
           refuse if ENV[NAME] == GIVEN_UP || now(Process::CLOCK_MONOTONIC) > limit
           sleep pause
+          meanwhile&.call if pause >= 0.016
           pause = [pause * 2, 0.1].min
         end
+      end
+
+      # ActiveRecord's pools may be larger than what was lent, and there may be several, for a replica: connections that nobody uses make room
+      # for one that is needed in another, or that a thread has asked for in the moment before another gave its own back.
+      def close_idle
+        return unless defined?(::ActiveRecord::Base)
+
+        handler = ::ActiveRecord::Base.connection_handler
+        pools = handler.connection_pool_list(:all)
+        pools = handler.all_connection_pools if pools.empty? && handler.respond_to?(:all_connection_pools) # before 7.1
+        pools.each { |pool| pool.flush(0) }
+      rescue StandardError
+        nil # it waits on
       end
 
       # Counts one more if there is room for it.

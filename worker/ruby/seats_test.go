@@ -97,6 +97,16 @@ puts "most: #{most}"
 func TestRubyConnectionLimit(t *testing.T) {
 	t.Parallel()
 	words := needRuby(t, "pg")
+	out, err := withConnections(t, words, connectionsScript)
+	want := "the worker has no database connections to lend at present\nblock: 7\nfailed ones do not count\nchild: 8\nmost: 2\n"
+	if err != nil || out != want {
+		t.Errorf("it said\n%s%v\nwant\n%s", out, err, want)
+	}
+}
+
+// withConnections runs a script that was lent two connections.
+func withConnections(t *testing.T, words []string, text string) (string, error) {
+	t.Helper()
 	dir := workDir(t)
 	hook, err := os.ReadFile("connections.rb")
 	if err != nil {
@@ -104,18 +114,56 @@ func TestRubyConnectionLimit(t *testing.T) {
 	}
 	lease, script := filepath.Join(dir, "lease"), filepath.Join(dir, "script.rb")
 	for name, text := range map[string]string{
-		filepath.Join(dir, "connections.rb"): string(hook), script: "require_relative 'connections'\n" + connectionsScript, lease: strings.Repeat("9000000000000000 9000000000000000 2\n", 2),
+		filepath.Join(dir, "connections.rb"): string(hook), script: "require_relative 'connections'\n" + text,
+		lease: strings.Repeat("9000000000000000 9000000000000000 2\n", 2),
 	} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), words[0], append(words[1:], script)...) //nolint:gosec // the developer's words
-	cmd.Env = append(os.Environ(), "URL="+pgtest.DB(t), "QUEUEVILLE_DATABASE_NAME=queueville/x/y/0123456789/ruby.1", "QUEUEVILLE_DATABASE_LEASE="+lease)
+	cmd.Env = append(os.Environ(), "URL="+pgtest.DB(t), "QUEUEVILLE_DATABASE_NAME=queueville/x/"+strings.ToLower(t.Name())+"/0123456789/ruby.1", "QUEUEVILLE_DATABASE_LEASE="+lease)
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
-	want := "the worker has no database connections to lend at present\nblock: 7\nfailed ones do not count\nchild: 8\nmost: 2\n"
-	if err != nil || string(out) != want {
-		t.Errorf("it said\n%s%v\nwant\n%s", strings.TrimSpace(string(out)), err, want)
+	return string(out), err //nolint:wrapcheck // the test's own
+}
+
+const idleScript = `
+require "logger"
+require "active_record"
+Queueville::Connections.lend
+url = ENV.fetch("URL")
+ActiveRecord::Base.establish_connection(url)
+class Other < ActiveRecord::Base
+  self.abstract_class = true
+end
+Other.establish_connection(url)
+both = Queue.new
+2.times.map do
+  Thread.new do
+    ActiveRecord::Base.connection_pool.with_connection do |connection|
+      connection.execute("SELECT 1")
+      both << true
+      sleep 0.01 until both.size == 2
+    end
+  end
+end.each(&:join)
+most = 0
+open = -> { Queueville::Connections.instance_variable_get(:@open).size }
+puts "open: #{open.call}"
+3.times do |i|
+  pool = [Other, ActiveRecord::Base][i % 2].connection_pool
+  pool.with_connection { |connection| puts "#{i}: #{connection.select_value("SELECT #{i}")}"; most = [most, open.call].max }
+end
+puts "most: #{most}"
+`
+
+// Connections that lie idle in one pool make room for one that is needed in another.
+func TestRubyIdleConnectionsMakeRoom(t *testing.T) {
+	t.Parallel()
+	words := needRuby(t, "pg", "active_record")
+	out, err := withConnections(t, words, idleScript)
+	if want := "open: 2\n0: 0\n1: 1\n2: 2\nmost: 2\n"; err != nil || out != want {
+		t.Errorf("it said\n%s%v\nwant\n%s", out, err, want)
 	}
 }

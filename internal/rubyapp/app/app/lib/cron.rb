@@ -83,15 +83,37 @@ module Cron
     enabled = state.nil? || JSON.parse(state)["enabled"] != false
     RedisCall.sidekiq("HSET", "#{PREFIX}:last_times", entry.name, entry.due.to_s)
     RedisCall.sidekiq("HSET", "#{PREFIX}:next_times", entry.name, entry.after(entry.due).to_s)
-    return unless enabled
+    push_once(entry.name, entry.due, entry.job) if enabled
+  end
 
-    key = "#{PREFIX}:pushed:#{entry.name}"
-    second = entry.due.to_i
+  # Of all that want to push an entry's tick, one does.
+  def push_once(name, due, job)
+    key = "#{PREFIX}:pushed:#{name}"
+    second = due.to_i
     added = RedisCall.sidekiq("ZADD", key, second, second)
     RedisCall.sidekiq("EXPIRE", key, 86_400)
     return unless added == 1
 
     # Through the class, for its options (retry, lock) belong to the job.
-    Object.const_get(entry.job["class"]).set("queue" => entry.job["queue"]).perform_async
+    Object.const_get(job["class"]).set("queue" => job["queue"]).perform_async
+  end
+end
+
+# What others call of sidekiq-scheduler: its schedule, by name, and a tick.
+module Sidekiq
+  def self.schedule
+    Cron.entries.to_h { |entry| [entry.name, entry.job] }
+  end
+end
+
+module SidekiqScheduler
+  class Scheduler
+    def self.instance
+      @instance ||= new
+    end
+
+    def idempotent_job_enqueue(name, due, job)
+      Cron.push_once(name, due, job)
+    end
   end
 end
