@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/queueville/queueville/internal/placement"
@@ -203,7 +204,11 @@ func (w *workerModel) rubyRoom(q int, b *backlog) int {
 	if typical < placement.LightShare {
 		waiting = b.light
 	}
-	room := placement.Room(max(waiting, b.byQueue[q]), views, typical)
+	waiting = max(waiting, b.byQueue[q])
+	if !slices.ContainsFunc(views, func(v placement.ProcView) bool { return v.Idle > 0 }) {
+		waiting = len(w.waiting) // all of it waits for the same thing: a thread
+	}
+	room := placement.Room(waiting, views, typical)
 	return max(0, min(room, w.limit[foreign]-w.runs[foreign]+placement.Ahead*len(views)-len(w.waiting)))
 }
 

@@ -94,3 +94,44 @@ func TestGuess(t *testing.T) {
 		})
 	}
 }
+
+// While a thread is idle, jobs that compute and jobs that wait do not take each other's room. When none is, they wait for the same thing, and
+// what is in hand for one kind is enough: which comes next is decided by goals, not by whose kind has the more room.
+func TestRoomWithoutIdleThreads(t *testing.T) {
+	t.Parallel()
+	const light, heavy = "pull", "ingress"
+	for name, c := range map[string]struct {
+		idle    int
+		waiting int // jobs of pull
+		want    [2]bool
+	}{
+		"one is idle, nothing waits":   {1, 0, [2]bool{true, true}},
+		"one is idle, light ones wait": {1, 3, [2]bool{false, true}},
+		"none is idle, nothing waits":  {0, 0, [2]bool{true, true}},
+		"none is idle, some wait":      {0, 3, [2]bool{false, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &Supervisor{costs: newCosts(), typical: map[string]float64{light: 0.05, heavy: 0.9}, state: runs}
+			s.costs.note("Crawl", time.Second, 50*time.Millisecond, around{jobs: 1}, time.Now())
+			p := &process{state: serving, seats: 2 + c.idle, jobs: map[uint64]*running{}, lines: map[*line]struct{}{}}
+			for n := range uint64(2) {
+				p.add(&running{job: Job{Class: "Crawl"}, number: n, line: &line{}, share: 0.05}, time.Now())
+			}
+			for range c.idle {
+				p.lines[&line{proc: p, asked: true}] = struct{}{}
+			}
+			s.procs = []*process{p}
+			for range c.waiting {
+				s.waiting = append(s.waiting, &waitingJob{job: Job{Class: "Crawl", Queue: light}})
+			}
+			room := s.Room([]string{light, heavy})
+			if got := [2]bool{room[0] > 0, room[1] > 0}; got != c.want {
+				t.Errorf("room %v", room)
+			}
+			if s.anyRoom() != (c.want[0] || c.want[1]) {
+				t.Errorf("anyRoom() = %v", s.anyRoom())
+			}
+		})
+	}
+}

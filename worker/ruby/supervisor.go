@@ -147,7 +147,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 func (s *Supervisor) Slots() int { return s.cfg.MaxProcs + 1 }
 
 // Room is how many more jobs of each queue Submit should get now: about what can start soon. It is 0 before a process is ready, when quiet, and
-// while enough jobs wait. Jobs that compute leave room for jobs that wait, and the reverse: they wait for different things.
+// while enough jobs wait. Jobs that compute leave room for jobs that wait, and the reverse: they wait for different things, as long as there
+// are idle threads.
 func (s *Supervisor) Room(names []string) []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +167,11 @@ func (s *Supervisor) Room(names []string) []int {
 		if typical < lightShare {
 			waiting = wait.light
 		}
-		rooms[i] = s.roomWithin(Room(max(waiting, wait.byQueue[name]), views, typical), len(views)) // a queue may have both kinds
+		waiting = max(waiting, wait.byQueue[name]) // a queue may have both kinds
+		if noneIdle(views) {
+			waiting = len(s.waiting)
+		}
+		rooms[i] = s.roomWithin(Room(waiting, views, typical), len(views))
 	}
 	return rooms
 }
@@ -177,7 +182,22 @@ func (s *Supervisor) anyRoom() bool {
 		return false
 	}
 	wait, views := s.backlog(), s.views(nil)
+	if noneIdle(views) {
+		wait.light, wait.heavy = len(s.waiting), len(s.waiting)
+	}
 	return s.roomWithin(max(Room(wait.light, views, 0), Room(wait.heavy, views, 1)), len(views)) > 0
+}
+
+// noneIdle tells whether all threads have a job. Then whatever waits here waits for the same thing, a thread, whether it computes or not. Were room
+// left for each kind, half of the threads that become free would go to each, whatever their goals: 18 threads full of link cards kept
+// jobs of default waiting for 18 s.
+func noneIdle(views []ProcView) bool {
+	for i := range views {
+		if views[i].Idle > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // backlog counts what waits: jobs that compute, jobs that wait for others, and the jobs of each queue.

@@ -12,3 +12,8 @@ Rails.application.initialize! do
   # A boot that asks the database, as initializers of applications may.
   [:writing, *(:reading if Database.replica?)].each { |role| ActiveRecord::Base.connected_to(role: role) { Account.count } } if ENV["RUBYAPP_BOOT"] == "connect"
 end
+
+# From 8.0 on, Sidekiq asks for the gem railties before it looks for Rails, and our stand-in is no gem.
+unless defined?(Sidekiq::Rails)
+  Sidekiq.configure_server { |config| config[:reloader] = ->(&block) { Rails.application.reloader.wrap(&block) } }
+end
