@@ -51,10 +51,11 @@ const (
 	fullLimit   = 4 * time.Minute        // one contender in one round
 	fullLatency = 500 * time.Millisecond // a name, a connection, TLS and a request, each a way around half the world
 
-	// A run during which other machines took more than calm of the processors is done again, whoever ran, at most calmTries times in all; if no
-	// run was calm, the calmest counts.
-	calm      = 0.05
-	calmTries = 4
+	// A run during which other machines took more than calm of the processors is done again, whoever ran, at most so many times in all; if none
+	// was calm, the calmest counts.
+	calm       = 0.05
+	calmTries  = 4
+	calmSweeps = 2 // of the sweep's: it chooses among settings that are far apart
 )
 
 // fullFigure is what one contender did in one round of one load.
@@ -110,7 +111,7 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 
 // round runs one contender once and keeps the result.
 func (f *full) round(ctx context.Context, l load, name string, s setting, seed uint64, jobs int, into map[string][]fullFigure, report *Report) error {
-	got, err := f.calmRun(ctx, l, name, s, seed, jobs)
+	got, err := f.calmRun(ctx, l, name, s, seed, jobs, calmTries)
 	if err != nil {
 		return fmt.Errorf("%s, %s: %w", l.name, name, err)
 	}
@@ -123,8 +124,8 @@ func (f *full) round(ctx context.Context, l load, name string, s setting, seed u
 }
 
 // calmRun runs one contender until the machine was its own.
-func (f *full) calmRun(ctx context.Context, l load, name string, s setting, seed uint64, jobs int) (calmest fullFigure, err error) {
-	for try := range calmTries {
+func (f *full) calmRun(ctx context.Context, l load, name string, s setting, seed uint64, jobs, tries int) (calmest fullFigure, err error) {
+	for try := range tries {
 		got, err := f.run(ctx, l, name, s, seed, jobs)
 		if err != nil {
 			return got, err
@@ -157,7 +158,7 @@ func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting,
 	rows := [][]string{{"stock Sidekiq, " + l.name, "jobs/s", "CPU µs/job", "PSS MiB"}}
 	top := 0.0
 	try := func(s setting) error {
-		got, err := f.calmRun(ctx, l, fullSidekiq, s, 99, l.sweep)
+		got, err := f.calmRun(ctx, l, fullSidekiq, s, 99, l.sweep, calmSweeps)
 		if err != nil {
 			return fmt.Errorf("%v: %w", s, err)
 		}
