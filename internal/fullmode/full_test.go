@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/queueville/queueville/internal/rubyapp"
+	"github.com/queueville/queueville/internal/sidecar"
 	"github.com/queueville/queueville/queues"
 )
 
@@ -237,4 +238,30 @@ func TestBootFailure(t *testing.T) {
 	require.GreaterOrEqual(t, queued(), 7, "but for a first taste, jobs are left to workers whose Ruby runs")
 	w.stop()
 	require.Equal(t, 10, queued())
+}
+
+// Sidekiq's numbers add up: a job that Ruby runs is busy in its Ruby process and nowhere else, and each slot is stated once.
+func TestNothingCountsTwice(t *testing.T) {
+	t.Parallel()
+	app := rubyapp.Start(t)
+	const jobs = 3
+	for range jobs {
+		app.Push(rubyapp.Job{Class: rubyapp.Query, Args: []any{20_000}})
+	}
+	start(t, app, spec{Processes: 2, Threads: 5, Stop: time.Second})
+	eventually(t, "three jobs are busy, in Ruby", time.Minute, func() bool {
+		ours, children := processes(t, app)
+		busy, work := 0, int64(0)
+		for _, c := range children {
+			busy += c.Busy
+			work += app.Redis.HLen(t.Context(), c.Identity+":work").Val() + app.Redis.HLen(t.Context(), c.Identity+":workers").Val()
+		}
+		return len(ours) == 1 && ours[0].Busy == 0 && busy == jobs && work == jobs
+	})
+	ours, children := processes(t, app)
+	require.Zero(t, app.Redis.HLen(t.Context(), ours[0].Identity+":work").Val()+app.Redis.HLen(t.Context(), ours[0].Identity+":workers").Val())
+	require.Equal(t, sidecar.DefaultOptions().Stated, ours[0].Concurrency)
+	for _, c := range children {
+		require.Equal(t, 5, c.Concurrency)
+	}
 }
