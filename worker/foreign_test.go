@@ -145,6 +145,7 @@ func TestForeignJobsBesideNativeOnes(t *testing.T) {
 	r.push("push", natives(1000, 3000, "")...)
 	w := e.with(r, f, func(c *Config) {
 		c.Owned = []scheduler.Queue{{Name: "ingress", Weight: 4}, {Name: "pull", Weight: 1}, {Name: "push", Weight: 6}}
+		c.LeaseTTL, c.RenewEvery = time.Minute, 5*time.Second // a machine that stalls for longer than a lease runs jobs twice, rightly
 	})
 	r.eventually("all have ended", func() bool { return f.results()[Acked] == 800+600+3000 })
 	require.Equal(t, map[int]int{1: 3300}, f.runsOf())
