@@ -3,6 +3,7 @@ package suite
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/queueville/queueville/internal/rubyapp"
@@ -23,6 +24,9 @@ type load struct {
 	want   float64
 }
 
+// FullParts are the parts of the full suite: its loads, and the memory of both.
+func FullParts() []string { return []string{"ingress", "mixed", "memory"} }
+
 func fullLoads(o Options) []load {
 	list := []load{
 		{name: "ingress, bound by the processor", shares: rubyapp.Ingress(), jobs: 3000, sweep: 400, want: 1},
@@ -42,6 +46,9 @@ func fullLoads(o Options) []load {
 // setting is one way to run stock Sidekiq, or what Queueville is told; 0 leaves it to the contender.
 type setting struct{ processes, threads int }
 
+// tries is how many jobs of a load a sweep runs with a setting: where a few threads wait for others nearly all the time, fewer show as much.
+func (l *load) tries(s setting) int { return min(l.sweep, max(100, 30*s.processes*s.threads)) }
+
 func (s setting) String() string { return fmt.Sprintf("%d × -c %d", s.processes, s.threads) }
 
 // memoryProcesses is how many processes the memory of both is compared with.
@@ -49,7 +56,7 @@ const memoryProcesses = 8
 
 const (
 	fullLimit   = 4 * time.Minute        // one contender in one round
-	fullLatency = 500 * time.Millisecond // a name, a connection, TLS and a request, each a way around half the world
+	fullLatency = 500 * time.Millisecond // of other servers, unless told otherwise: a name, a connection, TLS and a request, each a way around half the world
 
 	// A run during which other machines took more than calm of the processors is done again, whoever ran, at most so many times in all; if none
 	// was calm, the calmest counts.
@@ -82,7 +89,10 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 	}
 	results := map[string][]fullFigure{}
 	var best setting
-	for _, l := range fullLoads(o) {
+	for i, l := range fullLoads(o) {
+		if part := FullParts()[i]; len(o.Parts) > 0 && !slices.Contains(o.Parts, part) {
+			continue
+		}
 		if o.wants(fullSidekiq) {
 			if best, err = f.sweep(ctx, l, report); err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
@@ -102,8 +112,10 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 			}
 		}
 	}
-	if err := f.memory(ctx, best, ours, results, report); err != nil {
-		return nil, err
+	if len(o.Parts) == 0 || slices.Contains(o.Parts, FullParts()[2]) {
+		if err := f.memory(ctx, best, ours, results, report); err != nil {
+			return nil, err
+		}
 	}
 	fullReport(o, report, results)
 	return report, nil
@@ -149,7 +161,7 @@ func describe(s setting) string {
 }
 
 // sweep finds the number of processes and threads with which stock Sidekiq does most, and keeps a table of all that were tried: threads first,
-// with a process for each core; then more processes, with as many threads in all and with as many each.
+// with a process for each core; then more processes, with as many threads in all, with half as many each, and with as many each.
 func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting, err error) {
 	threads, processes := []int{2, 3, 5, 10, 25, 50, 100}, []int{f.cores + 1, 2 * f.cores, 4 * f.cores}
 	if f.o.Quick {
@@ -158,7 +170,7 @@ func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting,
 	rows := [][]string{{"stock Sidekiq, " + l.name, "jobs/s", "CPU µs/job", "PSS MiB"}}
 	top := 0.0
 	try := func(s setting) error {
-		got, err := f.calmRun(ctx, l, fullSidekiq, s, 99, l.sweep, calmSweeps)
+		got, err := f.calmRun(ctx, l, fullSidekiq, s, 99, l.tries(s), calmSweeps)
 		if err != nil {
 			return fmt.Errorf("%v: %w", s, err)
 		}
@@ -176,7 +188,7 @@ func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting,
 	}
 	each := best.threads
 	for _, p := range processes {
-		tries := []setting{{p, max(1, each*f.cores/p)}, {p, each}}
+		tries := slices.Compact([]setting{{p, max(1, each*f.cores/p)}, {p, max(1, each/2)}, {p, each}})
 		if f.o.Quick {
 			tries = tries[:1]
 		}

@@ -38,7 +38,7 @@ func fullReport(o Options, r *Report, results map[string][]fullFigure) {
 			})
 		}
 	}
-	r.Tables = append(r.Tables, Table{Title: fmt.Sprintf("Ruby jobs; other servers answer after %v; stock Sidekiq as the sweep says", fullLatency), Rows: rows})
+	r.Tables = append(r.Tables, Table{Title: fmt.Sprintf("Ruby jobs; other servers answer after %v; stock Sidekiq as the sweep says", o.Latency), Rows: rows})
 	for _, l := range names {
 		theirs, ours := results[l.name+", "+fullSidekiq], results[l.name+", "+fullQueueville]
 		if len(theirs) > 0 && len(ours) > 0 {

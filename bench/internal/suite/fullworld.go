@@ -78,7 +78,7 @@ func (f *full) listen(ctx context.Context) error {
 	f.remote = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():
-		case <-time.After(fullLatency):
+		case <-time.After(f.o.Latency):
 			w.Header().Set("Content-Type", "application/activity+json")
 			_, _ = w.Write(body)
 		}

@@ -16,20 +16,21 @@ import (
 
 // Options are what a run is told.
 type Options struct {
-	Rounds     int       // of every contender; 0 means 3, quick 1
-	Quick      bool      // few jobs, for a look
-	Only       []string  // contenders to run; nil means all
-	Jobs       int       // jobs per round of the quick contenders; 0 means the suite's own number. Slow ones get fewer
-	Log        io.Writer // progress, for a person
-	Self       string    // this program, which the harness starts again for contenders and receivers
-	Root       string    // the module's directory, where queueville is built
-	Dir        string    // a directory for this run's files, removed by the caller
-	ProfileDir string    // where Go contenders write CPU profiles; "" means that they do not
-	Package    bool      // deliveries run on the packages in a process of this program, not on the queueville binary
-	Parts      []string  // of the scheduler suite; nil means all
-	Plots      string    // directory for the scheduler suite's pictures; "" for none
-	Binary     string    // a queueville with OpenSSL that is built already; "" builds one
-	Seen       string    // directory for all that was seen in the scheduler suite's runs, the journal of limits included; "" for none
+	Rounds     int           // of every contender; 0 means 3, quick 1
+	Quick      bool          // few jobs, for a look
+	Only       []string      // contenders to run; nil means all
+	Jobs       int           // jobs per round of the quick contenders; 0 means the suite's own number. Slow ones get fewer
+	Log        io.Writer     // progress, for a person
+	Self       string        // this program, which the harness starts again for contenders and receivers
+	Root       string        // the module's directory, where queueville is built
+	Dir        string        // a directory for this run's files, removed by the caller
+	ProfileDir string        // where Go contenders write CPU profiles; "" means that they do not
+	Package    bool          // deliveries run on the packages in a process of this program, not on the queueville binary
+	Parts      []string      // of the scheduler suite; nil means all
+	Latency    time.Duration // of other servers in the full suite; 0: 500 ms
+	Plots      string        // directory for the scheduler suite's pictures; "" for none
+	Binary     string        // a queueville with OpenSSL that is built already; "" builds one
+	Seen       string        // directory for all that was seen in the scheduler suite's runs, the journal of limits included; "" for none
 }
 
 // withDefaults fills in what was left out.
@@ -39,6 +40,9 @@ func (o Options) withDefaults() Options {
 		if o.Quick {
 			o.Rounds = 1
 		}
+	}
+	if o.Latency <= 0 {
+		o.Latency = fullLatency
 	}
 	if o.Log == nil {
 		o.Log = io.Discard
