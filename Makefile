@@ -102,7 +102,7 @@ bench-%: setup ## one suite: noop, delivery, memory, deadhosts, shared or full
 LEAGUE = $(or $(KEEP),bin/loadtest)
 
 .PHONY: loadtest
-loadtest: build setup ## the league, half an hour: every scenario simulated, and run in short form against Debian's Sidekiq; writes docs/league.md (ARGS="--only viral-post --again")
+loadtest: build setup ## the league, a quarter of an hour: every scenario simulated, and run in short form against Debian's Sidekiq; writes docs/league.md (ARGS="--only viral-post --again")
 	bin/queueville loadtest league --real --keep $(LEAGUE) --out docs/league.md --plots docs/img $(ARGS)
 
 .PHONY: loadtest-simulated
