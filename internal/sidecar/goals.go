@@ -115,7 +115,11 @@ func (l *ruleList) of(p *plan, flag, text string, bad badFunc) *scheduler.Rule {
 	}
 	checkQueueName(flag, r.Queue, bad)
 	if !slices.Contains(p.owned, r.Queue) {
-		bad(flag, "give --own "+r.Queue+" or --full", "%q: queue %q is not owned, so its order is Ruby's", text, r.Queue)
+		hint := "give --own " + r.Queue + " or --full"
+		if len(p.owned) > 0 {
+			hint = "owned are " + strings.Join(p.owned, ", ")
+		}
+		bad(flag, hint, "%q: queue %q is not owned, so its order is Ruby's", text, r.Queue)
 	}
 	l.texts, l.rules = append(l.texts, text), append(l.rules, &r)
 	return &r
