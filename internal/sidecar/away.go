@@ -12,7 +12,7 @@ import (
 const (
 	askEvery   = time.Second            // while Ruby has something to do
 	askAgain   = 500 * time.Millisecond // while PostgreSQL is away
-	askAtOnce  = 200 * time.Millisecond // at least, between two questions because jobs fail
+	askAtOnce  = 200 * time.Millisecond // at least, from one question because a job has failed to the next
 	askTimeout = 5 * time.Second        // a server that has not answered by then is away
 	awayRunes  = 200                    // of what is wrong, for people
 )
@@ -39,7 +39,8 @@ func (w *watchman) run(ctx context.Context) {
 	timer := time.NewTimer(askEvery)
 	defer timer.Stop()
 	away := ""
-	var last time.Time
+	var last time.Time // that it was asked because a job has failed
+	owed := false      // a job has failed since
 	for {
 		hurry := false
 		select {
@@ -48,13 +49,17 @@ func (w *watchman) run(ctx context.Context) {
 		case <-w.failed:
 			hurry = true
 		case <-timer.C:
+			hurry, owed = owed, false
 		}
 		if wait := askAtOnce - time.Since(last); hurry && wait > 0 {
-			timer.Reset(wait) // what failed meanwhile is asked about then
+			owed = true
+			timer.Reset(wait)
 			continue
 		}
 		if hurry || away != "" || w.needed() {
 			away = w.look(ctx, away)
+		}
+		if hurry {
 			last = time.Now()
 		}
 		next := askEvery

@@ -319,7 +319,7 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 }
 
 func TestManyAtOnce(t *testing.T) {
-	f := start(t, Host{Name: "a.fedi.test", Class: "quick", Behaviour: Behaviour{LatencyMin: 50 * time.Millisecond, LatencyMax: 50 * time.Millisecond}})
+	f := start(t, Host{Name: "a.fedi.test", Class: "quick", Behaviour: Behaviour{LatencyMin: 500 * time.Millisecond, LatencyMax: 500 * time.Millisecond}})
 	c := client(t, f)
 	var wg sync.WaitGroup
 	for i := range 20 {
