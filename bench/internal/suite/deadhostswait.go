@@ -2,12 +2,10 @@ package suite
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net/http"
 	"runtime"
 	"slices"
 	"strconv"
@@ -181,23 +179,4 @@ func judgeWaits(ctx context.Context, r *receivers, p *process, counted int, bega
 		return nil
 	}
 	return fmt.Errorf("fewer than %d deliveries to healthy hosts: %w", counted, errLost)
-}
-
-// waits asks for all waits.
-func (r *receivers) waits(ctx context.Context) (list []receiver.Wait, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.Control+"/waits", http.NoBody)
-	if err != nil {
-		return nil, fmt.Errorf("ask receivers: %w", err)
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("ask receivers: %w", err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
-		return nil, fmt.Errorf("ask receivers: %w", err)
-	}
-	return list, nil
 }

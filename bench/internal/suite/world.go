@@ -135,21 +135,32 @@ func startReceivers(ctx context.Context, o Options, cfg receiver.Config) (*recei
 
 // counts asks what has been received.
 func (r *receivers) counts(ctx context.Context) (c receiver.Counts, err error) {
+	err = r.ask(ctx, "", &c)
+	return c, err
+}
+
+// waits asks how long every job waited whose inbox says when it was enqueued.
+func (r *receivers) waits(ctx context.Context) (list []receiver.Wait, err error) {
+	err = r.ask(ctx, "/waits", &list)
+	return list, err
+}
+
+func (r *receivers) ask(ctx context.Context, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.Control, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.Control+path, http.NoBody)
 	if err != nil {
-		return c, fmt.Errorf("ask receivers: %w", err)
+		return fmt.Errorf("ask receivers: %w", err)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return c, fmt.Errorf("ask receivers: %w", err)
+		return fmt.Errorf("ask receivers: %w", err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	if err := json.NewDecoder(res.Body).Decode(&c); err != nil {
-		return c, fmt.Errorf("ask receivers: %w", err)
+	if err := json.NewDecoder(res.Body).Decode(into); err != nil {
+		return fmt.Errorf("ask receivers: %w", err)
 	}
-	return c, nil
+	return nil
 }
 
 // sender is a delivery contender.
