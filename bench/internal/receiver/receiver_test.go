@@ -13,8 +13,10 @@ import (
 	"encoding/pem"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // start runs receivers in this process.
@@ -112,5 +114,38 @@ func TestWrongSignaturesAreSeen(t *testing.T) {
 	}
 	if counts.Verified != 1 || counts.Bad != 5 || counts.Received != 1 {
 		t.Errorf("counts = %+v, want 1 verified, 5 bad, 1 received", counts)
+	}
+}
+
+// An inbox whose path says when its job was enqueued notes how long that is ago; others note nothing.
+func TestWaits(t *testing.T) {
+	ready := start(t, Config{Hosts: 1})
+	enqueued := time.Now().Add(-2 * time.Second).UnixNano()
+	for _, path := range []string{"", "/" + strconv.FormatInt(enqueued, 10), "/soon"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, ready.Inboxes[0]+path, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, ready.Control+"/waits", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	var list []Wait
+	if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 1 || list[0].Enqueued != enqueued || list[0].Waited < int64(2*time.Second) || list[0].Waited > int64(time.Minute) {
+		t.Errorf("waits: %+v", list)
 	}
 }
