@@ -42,7 +42,7 @@ func (w *watchman) run(ctx context.Context) {
 	var last time.Time // that it was asked because a job has failed
 	owed := false      // a job has failed since
 	for {
-		hurry := false
+		var hurry bool
 		select {
 		case <-ctx.Done():
 			return
