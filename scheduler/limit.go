@@ -17,9 +17,9 @@ const (
 	retreatMost = 0.6
 	leapSpan    = 0.7  // seconds between two steps of a hunt that nothing speaks against
 	freely      = 32   // slots up to which a hunt goes on while next to nothing has ended
-	shortMemory = 4.0  // seconds
-	nowAndThen  = 0.03 // of the processors idle: what jobs do now and then, not what binds
-	rarely      = 0.01
+	shortMemory = 4.0  // seconds over which it is seen how much of the processors a full lane leaves idle
+	nowAndThen  = 0.03 // of the processors idle: more, and processors are not what binds
+	rarely      = 0.01 // less, and they are all in use, all the time
 	leaps       = 3 // of them before one has to be confirmed
 
 	leastGain    = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
@@ -29,10 +29,10 @@ const (
 	longestWatch = 10.0 // seconds
 
 	firstPause   = 2.0 // seconds after a step that was taken back until the next, doubling to
-	eagerPause   = 8.0
+	eagerPause   = 8.0 // a lane that pauses no longer than this may still try great steps
 	longestPause = 60.0
 	pausePer     = 8.0  // times as long as a step takes
-	costs        = 0.02 // of the throughput, for trying less
+	trialCost    = 0.02 // of the throughput at most, for trying less
 	afterBrake   = 1.0  // seconds without growth after pressure
 
 	brake       = 0.8  // factor for pressure that says only that there is some
@@ -45,7 +45,7 @@ const (
 	lull        = 10.0 // seconds without a cut until a lane without enough work has its first limit back
 	fillSpan    = 0.8  // seconds in which the slots of a step up have to be filled, where there is something to fill them with
 	brakeEvery  = 0.5  // seconds between two brakes of the first kind
-	changed     = 0.25
+	changed     = 0.25 // of throughput, or of the processors in use: what was found out before holds no more
 	demandFull  = 0.5 // share of the time
 	peakBuckets = 6
 	peakSpan    = 10.0 // seconds of a bucket

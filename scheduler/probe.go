@@ -464,6 +464,6 @@ func (l *laneControl) judgeDown(c *Controller, m *moment, v *Lane) {
 	}
 	l.factor, l.streak = retreat, 0
 	l.elastic = min(max(loss/max(step, 1e-9), 0), 1)
-	l.downAt = max(l.pause(m, &l.downPause), m.clock+min(longestPause, step*(m.clock-l.began)/costs))
+	l.downAt = max(l.pause(m, &l.downPause), m.clock+min(longestPause, step*(m.clock-l.began)/trialCost))
 	l.endStep(c, m, l.from, "less cost something")
 }

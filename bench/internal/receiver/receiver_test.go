@@ -99,19 +99,8 @@ func TestWrongSignaturesAreSeen(t *testing.T) {
 			t.Errorf("%s: status %d, want %d", name, got, tc.want)
 		}
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, ready.Control, http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }()
 	var counts Counts
-	if err := json.NewDecoder(res.Body).Decode(&counts); err != nil {
-		t.Fatal(err)
-	}
+	ask(t, ready.Control, &counts)
 	if counts.Verified != 1 || counts.Bad != 5 || counts.Received != 1 {
 		t.Errorf("counts = %+v, want 1 verified, 5 bad, 1 received", counts)
 	}
@@ -132,7 +121,17 @@ func TestWaits(t *testing.T) {
 		}
 		_ = res.Body.Close()
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, ready.Control+"/waits", http.NoBody)
+	var list []Wait
+	ask(t, ready.Control+"/waits", &list)
+	if len(list) != 1 || list[0].Enqueued != enqueued || list[0].Waited < int64(2*time.Second) || list[0].Waited > int64(time.Minute) {
+		t.Errorf("waits: %+v", list)
+	}
+}
+
+// ask reads what the receivers have counted.
+func ask(t *testing.T, url string, into any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,11 +140,7 @@ func TestWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	var list []Wait
-	if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
+	if err := json.NewDecoder(res.Body).Decode(into); err != nil {
 		t.Fatal(err)
-	}
-	if len(list) != 1 || list[0].Enqueued != enqueued || list[0].Waited < int64(2*time.Second) || list[0].Waited > int64(time.Minute) {
-		t.Errorf("waits: %+v", list)
 	}
 }
