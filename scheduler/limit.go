@@ -20,7 +20,7 @@ const (
 	shortMemory = 4.0  // seconds over which it is seen how much of the processors a full lane leaves idle
 	nowAndThen  = 0.03 // of the processors idle: more, and processors are not what binds
 	rarely      = 0.01 // less, and they are all in use, all the time
-	leaps       = 3 // of them before one has to be confirmed
+	leaps       = 3    // of them before one has to be confirmed
 
 	leastGain    = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
 	leastLoss    = 0.10 // of what a step down would cost if throughput followed: less, and it is kept
@@ -46,7 +46,7 @@ const (
 	fillSpan    = 0.8  // seconds in which the slots of a step up have to be filled, where there is something to fill them with
 	brakeEvery  = 0.5  // seconds between two brakes of the first kind
 	changed     = 0.25 // of throughput, or of the processors in use: what was found out before holds no more
-	demandFull  = 0.5 // share of the time
+	demandFull  = 0.5  // share of the time
 	peakBuckets = 6
 	peakSpan    = 10.0 // seconds of a bucket
 	idleFactor  = 2.0  // of the greatest load of the last minute: what a lane without enough work keeps
