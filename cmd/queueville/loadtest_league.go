@@ -134,6 +134,7 @@ says how far throughput, drain time and the 99th percentile of deliveries are ap
 	}
 	p.flags(cmd)
 	cmd.Flags().IntVar(&repeats, "repeat", 3, "real runs of each, of which the medians count: `N`")
+	cmd.Flags().StringVar((*string)(&p.Engine), "engine", "", "only under one: sidekiq or queueville")
 	return cmd
 }
 

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	reports "github.com/queueville/queueville/loadtest/report"
 	"github.com/queueville/queueville/loadtest/scenario"
@@ -148,16 +150,9 @@ func simulateAndReport(ctx context.Context, io stdio, s *scenario.Scenario, chan
 	if err != nil {
 		return &exitError{code: exitUsage, err: err}
 	}
-	var results []*simulate.Result
-	for _, engine := range list {
-		r, err := simulateOne(ctx, io, s, engine, string(engine), out.quiet)
-		if err != nil {
-			return err
-		}
-		results = append(results, r)
-		if r.Partial {
-			break
-		}
+	results, err := simulateAll(ctx, io, s, list, "simulating", out.quiet)
+	if err != nil {
+		return err
 	}
 	rep := reports.New(s, results, version, changed)
 	if err := writeReport(io, rep, out); err != nil {
@@ -172,31 +167,65 @@ func simulateAndReport(ctx context.Context, io stdio, s *scenario.Scenario, chan
 	return nil
 }
 
-// simulateOne runs one engine under a progress bar on standard error, which says what is run.
-func simulateOne(ctx context.Context, io stdio, s *scenario.Scenario, engine simulate.EngineName, what string, quiet bool) (*simulate.Result, error) {
-	cfg, err := s.Config(engine)
-	if err != nil {
+// simulateAll runs engines, at the same time where there are processors for it, under one progress bar on standard error, which says what is run. What
+// comes of each depends on nothing but the scenario.
+func simulateAll(ctx context.Context, io stdio, s *scenario.Scenario, list []simulate.EngineName, what string, quiet bool) ([]*simulate.Result, error) {
+	bar := newProgress(io, len(list), what, quiet)
+	defer bar.finish()
+	results := make([]*simulate.Result, len(list))
+	var group errgroup.Group
+	for i, engine := range list {
+		cfg, err := s.Config(engine)
+		if err != nil {
+			return nil, &exitError{code: exitConfig, err: errors.Join(err, group.Wait())}
+		}
+		cfg.Progress = func(done float64) bool {
+			bar.set(i, done)
+			return ctx.Err() == nil
+		}
+		group.Go(func() error {
+			r, err := simulate.Run(cfg)
+			results[i] = r
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
 		return nil, &exitError{code: exitConfig, err: err}
 	}
-	var bar *progressbar.ProgressBar
+	return results, nil
+}
+
+// progress is a bar over several things that are under way at once.
+type progress struct {
+	mu   sync.Mutex
+	bar  *progressbar.ProgressBar // nil: none is shown
+	done []float64
+}
+
+func newProgress(io stdio, things int, what string, quiet bool) *progress {
+	p := &progress{done: make([]float64, things)}
 	if terminal(io.err) && !quiet {
-		bar = progressbar.NewOptions(1000, progressbar.OptionSetWriter(io.err), progressbar.OptionSetDescription(fmt.Sprintf("%-10s", what)),
+		p.bar = progressbar.NewOptions(1000, progressbar.OptionSetWriter(io.err), progressbar.OptionSetDescription(fmt.Sprintf("%-10s", what)),
 			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
 	}
-	cfg.Progress = func(done float64) bool {
-		if bar != nil {
-			_ = bar.Set(min(1000, int(1000*done)))
-		}
-		return ctx.Err() == nil
+	return p
+}
+
+// set says how far one of them is, 0 to 1. The bar shows the one that is least far.
+func (p *progress) set(i int, done float64) {
+	if p.bar == nil {
+		return
 	}
-	r, err := simulate.Run(cfg)
-	if bar != nil {
-		_ = bar.Finish()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done[i] = done
+	_ = p.bar.Set(min(1000, int(1000*slices.Min(p.done))))
+}
+
+func (p *progress) finish() {
+	if p.bar != nil {
+		_ = p.bar.Finish()
 	}
-	if err != nil {
-		return nil, &exitError{code: exitConfig, err: err}
-	}
-	return r, nil
 }
 
 // writeReport writes what was asked for, the text for a person unless the object was.

@@ -118,5 +118,9 @@ func rung(ctx context.Context, io stdio, name string, change whatIf, engine simu
 	if change.budget == 0 {
 		stage.Database.Connections = 25*cores + 10
 	}
-	return simulateOne(ctx, io, s, engine, fmt.Sprintf("%s on %-6s", engine, hosts), quiet)
+	results, err := simulateAll(ctx, io, s, []simulate.EngineName{engine}, fmt.Sprintf("%s on %-6s", engine, hosts), quiet)
+	if err != nil {
+		return nil, err
+	}
+	return results[0], nil
 }

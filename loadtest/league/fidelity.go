@@ -20,10 +20,10 @@ import (
 var files embed.FS
 
 // FidelityNames are the scenarios that are both run and simulated.
-var FidelityNames = []string{"slow-hosts", "dead-hosts", "received-posts"}
+var FidelityNames = []string{"slow-hosts", "dead-hosts", "received-follows"}
 
-// calibrations are run before: jobs without deliveries, and deliveries.
-var calibrations = []string{"calibrate-jobs", "calibrate-deliveries"}
+// calibrations are run before: jobs without deliveries, deliveries, and nothing at all.
+var calibrations = []string{"calibrate-jobs", "calibrate-deliveries", "calibrate-rest"}
 
 // within is how far a simulated figure may be from the real one.
 const within = 0.15
@@ -34,6 +34,7 @@ type Measured struct {
 	Drain      float64             `json:"drain_seconds"`   // of the last job, after the last arrival
 	P99        float64             `json:"p99_seconds"`     // of a delivery, from its first push to its acceptance
 	Waits      map[string]float64  `json:"wait_p99_seconds"`
+	Seconds    float64             `json:"seconds"` // that the run took
 	Done       int                 `json:"done"`
 	Deliveries int                 `json:"deliveries"`
 	Queries    int                 `json:"queries"`
@@ -82,9 +83,16 @@ func (c *Compared) Holds() bool {
 	return true
 }
 
+// Calibration is what a machine needs besides the jobs' own work.
+type Calibration struct {
+	simulate.Overhead
+
+	Rest map[simulate.EngineName]float64 // processors that are busy while nothing happens: the generator's looks at everything, the engine's own
+}
+
 // Fidelity is everything that was compared.
 type Fidelity struct {
-	Calibration simulate.Overhead
+	Calibration Calibration
 	Compared    []Compared
 	Repeats     int
 }
@@ -103,6 +111,9 @@ func CompareReal(ctx context.Context, o *Options, repeats int) (*Fidelity, error
 			continue
 		}
 		for _, engine := range Engines {
+			if !o.runs(engine) {
+				continue
+			}
 			c := Compared{Scenario: name, Engine: engine}
 			for n := range repeats {
 				o.Doing(fmt.Sprintf("%s, %s, run %d", name, engine, n+1), float64(i)/float64(len(FidelityNames)))
@@ -121,7 +132,7 @@ func CompareReal(ctx context.Context, o *Options, repeats int) (*Fidelity, error
 			}
 			c.Median = median(c.Real)
 			var err error
-			if c.Simulated, c.About, err = predicted(name, engine, f.Calibration, c.Median.Steal); err != nil {
+			if c.Simulated, c.About, err = predicted(name, engine, &f.Calibration, c.Median.Steal); err != nil {
 				return f, err
 			}
 			f.Compared = append(f.Compared, c)
@@ -169,7 +180,7 @@ func measured(ctx context.Context, o *Options, name string, engine simulate.Engi
 }
 
 // predicted is the simulation of the same, on the same machine: its cores are shared by all, and of their time so much was not ours as others took then.
-func predicted(name string, engine simulate.EngineName, over simulate.Overhead, stolen float64) (Measured, string, error) {
+func predicted(name string, engine simulate.EngineName, needs *Calibration, stolen float64) (Measured, string, error) {
 	s, err := fidelityScenario(name)
 	if err != nil {
 		return Measured{}, "", err
@@ -178,8 +189,10 @@ func predicted(name string, engine simulate.EngineName, over simulate.Overhead, 
 	if err != nil {
 		return Measured{}, "", err
 	}
-	cfg.Overhead, cfg.Bins, cfg.Shared = over, int((s.Length+s.Drain)/time.Second), true
-	cfg.Stolen = min(max(0, stolen), 0.9)
+	cfg.Overhead, cfg.Bins, cfg.Shared = needs.Overhead, int((s.Length+s.Drain)/time.Second), true
+	// What is busy anyway is, to the jobs, gone like what the hypervisor gives to others.
+	ours := 1 - needs.Rest[engine]/float64(s.Hardware[0].Hosts[0].Cores)
+	cfg.Stolen = min(max(0, 1-(1-stolen)*ours), 0.9)
 	r, err := simulate.Run(cfg)
 	if err != nil {
 		return Measured{}, "", err
@@ -193,7 +206,7 @@ func predicted(name string, engine simulate.EngineName, over simulate.Overhead, 
 func figures(r *simulate.Result, length time.Duration) Measured {
 	m := Measured{
 		Engine: r.Engine, Done: r.Jobs.Done, Deliveries: r.Deliveries.Accepted, P99: r.Deliveries.P99Seconds, Waits: map[string]float64{}, CPU: r.Use.CPUHours * 3600,
-		Database: r.Use.DatabaseHours * 3600,
+		Database: r.Use.DatabaseHours * 3600, Seconds: r.Seconds,
 	}
 	for i := range r.Queues {
 		if q := &r.Queues[i]; q.Started > 0 {
@@ -207,29 +220,35 @@ func figures(r *simulate.Result, length time.Duration) Measured {
 	return m
 }
 
-// calibrate measures what jobs need on this machine besides their own work: two short real runs with little waiting for each engine, one of hardly
-// anything but jobs of Ruby, one of many deliveries, against simulations in which everything besides is free. What Ruby needs for a job under its
-// lock is the same code under both engines, so stock Sidekiq's runs say it; what Queueville's need beyond that is its worker's. What is measured are sums
-// of processor time, never how long anything took.
-func calibrate(ctx context.Context, o *Options) (simulate.Overhead, error) {
-	free := simulate.Overhead{Fetch: -1, HandOver: -1}
-	over := free
+// calibrate measures what jobs need on this machine besides their own work: short real runs with little waiting for each engine, one of nothing,
+// one of hardly anything but jobs of Ruby, one of many deliveries, against simulations in which everything besides is free. What is needed by the second
+// is taken off first. What Ruby needs for a job under its lock is the same code under both engines, so stock Sidekiq's runs say it; what Queueville's need
+// beyond that is its worker's. What is measured are sums of processor time, never how long anything took.
+func calibrate(ctx context.Context, o *Options) (Calibration, error) {
+	free := Calibration{Overhead: simulate.Overhead{Fetch: -1, HandOver: -1}}
+	needs := Calibration{Overhead: free.Overhead, Rest: map[simulate.EngineName]float64{}}
 	type sums struct{ spare, database, beside, ruby, deliveries, queries float64 }
+	const ofJobs, ofDeliveries = 0, 1
 	var of [2][2]sums // by engine and calibration
 	for k, engine := range Engines {
-		for i, name := range calibrations {
-			o.Doing(fmt.Sprintf("%s, %s", name, engine), 0)
+		rest, err := measured(ctx, o, calibrations[2], engine, 0)
+		if err != nil {
+			return needs, err
+		}
+		needs.Rest[engine] = (rest.CPU + rest.Database + rest.Beside) / rest.Seconds
+		for i, name := range calibrations[:2] {
 			made, err := measured(ctx, o, name, engine, 0)
 			if err != nil {
-				return over, err
+				return needs, err
 			}
-			bare, _, err := predicted(name, engine, free, 0)
+			bare, _, err := predicted(name, engine, &free, 0)
 			if err != nil {
-				return over, err
+				return needs, err
 			}
+			by := made.Seconds / rest.Seconds
 			s := sums{
-				spare: made.CPU - bare.CPU, database: made.Database - bare.Database, beside: made.Beside, ruby: float64(made.Done), deliveries: float64(made.Deliveries),
-				queries: float64(bare.Queries),
+				spare: made.CPU - by*rest.CPU - bare.CPU, database: made.Database - by*rest.Database - bare.Database, beside: made.Beside - by*rest.Beside,
+				ruby: float64(made.Done), deliveries: float64(made.Deliveries), queries: float64(bare.Queries),
 			}
 			if engine == simulate.Queueville {
 				s.ruby -= s.deliveries
@@ -245,26 +264,27 @@ func calibrate(ctx context.Context, o *Options) (simulate.Overhead, error) {
 		}
 		return -1
 	}
-	fetch := max(0, (stock[0].spare+stock[1].spare)/(stock[0].ruby+stock[1].ruby))
-	over.Fetch = some(fetch)
+	fetch := max(0, (stock[ofJobs].spare+stock[ofDeliveries].spare)/(stock[ofJobs].ruby+stock[ofDeliveries].ruby))
+	needs.Fetch = some(fetch)
 	// Two unknowns each, two runs.
-	handOver, delivery := solve(ours[0].ruby, ours[0].deliveries, ours[0].spare-fetch*ours[0].ruby, ours[1].ruby, ours[1].deliveries, ours[1].spare-fetch*ours[1].ruby)
-	over.HandOver, over.Delivery = some(handOver), seconds(delivery)
-	over.Query = max(0, seconds((stock[0].database+stock[1].database)/(stock[0].queries+stock[1].queries)))
-	jobs := func(s *sums, k int) float64 {
-		if k == 1 {
-			return s.ruby + s.deliveries
-		}
-		return s.ruby
-	}
+	handOver, delivery := solve(ours[ofJobs].ruby, ours[ofJobs].deliveries, ours[ofJobs].spare-fetch*ours[ofJobs].ruby,
+		ours[ofDeliveries].ruby, ours[ofDeliveries].deliveries, ours[ofDeliveries].spare-fetch*ours[ofDeliveries].ruby)
+	needs.HandOver, needs.Delivery = some(handOver), seconds(delivery)
+	needs.Query = max(0, seconds((stock[ofJobs].database+stock[ofDeliveries].database)/(stock[ofJobs].queries+stock[ofDeliveries].queries)))
 	var beside, receive float64
 	for k := range of {
-		a, b := &of[k][0], &of[k][1]
-		x, y := solve(jobs(a, k), a.deliveries, a.beside, jobs(b, k), b.deliveries, b.beside)
+		a, b := &of[k][ofJobs], &of[k][ofDeliveries]
+		jobs := func(s *sums) float64 {
+			if Engines[k] == simulate.Queueville {
+				return s.ruby + s.deliveries
+			}
+			return s.ruby
+		}
+		x, y := solve(jobs(a), a.deliveries, a.beside, jobs(b), b.deliveries, b.beside)
 		beside, receive = beside+x/2, receive+y/2
 	}
-	over.Beside, over.Receive = max(0, seconds(beside)), max(0, seconds(receive))
-	return over, nil
+	needs.Beside, needs.Receive = max(0, seconds(beside)), max(0, seconds(receive))
+	return needs, nil
 }
 
 // solve finds x and y with a1·x + b1·y = c1 and a2·x + b2·y = c2. Nothing costs less than nothing: where one would be negative, which is noise, it is 0, and

@@ -28,6 +28,7 @@ var Engines = []simulate.EngineName{simulate.Sidekiq, simulate.Queueville}
 type Options struct {
 	Dir     string                          // of what is kept
 	Only    []string                        // scenarios; none means all
+	Engine  simulate.EngineName             // of what is compared with real runs; "" means both
 	Again   bool                            // runs what is kept anew
 	Real    bool                            // real runs too
 	Length  time.Duration                   // of their arrivals; 0 means RealLength
@@ -37,6 +38,8 @@ type Options struct {
 }
 
 func (o *Options) wants(name string) bool { return len(o.Only) == 0 || slices.Contains(o.Only, name) }
+
+func (o *Options) runs(engine simulate.EngineName) bool { return o.Engine == "" || o.Engine == engine }
 
 // Row is what a table says of one run.
 type Row struct {

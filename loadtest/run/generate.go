@@ -44,6 +44,9 @@ func (c *conductor) generate(ctx context.Context, client redis.UniversalClient) 
 			return
 		}
 		c.mu.Lock()
+		if !more { // nothing happens any more until the time is up
+			next = c.length
+		}
 		wait := next - c.now()
 		c.mu.Unlock()
 		timer.Reset(max(0, min(wait, 50*time.Millisecond)))

@@ -178,10 +178,10 @@ func (m *meter) second() {
 	backlog, beyond := 0, false
 	for i := range m.queue {
 		q := &m.queue[i]
-		n := s.queues[i].len()
+		n := s.queues[i].len() + s.eng.beside(i)
 		backlog += n
 		latency := 0.0
-		if n > 0 {
+		if s.queues[i].len() > 0 {
 			latency = float64(s.now-int64(s.queues[i].peek().Enqueued)) / 1e9
 		}
 		q.binBacklog, q.backlogPeak = max(q.binBacklog, n), max(q.backlogPeak, n)

@@ -45,6 +45,7 @@ type queueville struct {
 	workers []*workerModel
 	hungry  [2]ring[*workerModel] // workers that have room for a job of the kind, in turn
 	ledger  *ledger
+	lists   *lists
 	down    map[int32]int // destinations that are broken for some workers: for how many
 	swept   int64
 
@@ -61,7 +62,7 @@ type queueville struct {
 }
 
 func newQueueville(s *sim) *queueville {
-	e := &queueville{s: s, down: map[int32]int{}}
+	e := &queueville{s: s, down: map[int32]int{}, lists: newLists(s.cfg)}
 	for i := range e.typical {
 		e.typical[i] = placement.UnknownShare
 	}
@@ -206,6 +207,28 @@ func (e *queueville) pushed(q int) {
 		return
 	}
 }
+
+// take takes the next job of a list. moved: it has gone into a list beside its queue instead.
+func (e *queueville) take(list string) (job world.Job, moved bool) {
+	if q := world.QueueNumber(list); q >= 0 {
+		job = e.s.fetch(q)
+		moved = e.lists.put(&job, &e.s.queues[q])
+		if moved {
+			e.s.jobs++ // it is still in Redis
+		}
+		return job, moved
+	}
+	for _, side := range e.lists.sides {
+		if side.Name == list {
+			job = side.jobs.pop()
+			side.mix.note(kindOf(job.Class) == foreign, true)
+			e.s.jobs--
+		}
+	}
+	return job, false
+}
+
+func (e *queueville) beside(q int) int { return e.lists.beside(q) }
 
 func (e *queueville) look() {
 	for _, w := range e.workers {

@@ -164,10 +164,10 @@ func (m *meter) result() *Result {
 	intervals := float64(max(1, len(m.series.Seconds)))
 	for i := range m.queue {
 		q := &m.queue[i]
-		left := s.queues[i].len()
+		left := s.queues[i].len() + s.eng.beside(i)
 		r.Jobs.Waiting += left
 		latency := 0.0
-		if left > 0 {
+		if s.queues[i].len() > 0 {
 			latency = float64(s.now-int64(s.queues[i].peek().Enqueued)) / 1e9
 		}
 		goal := s.cfg.Goals[i].Seconds()

@@ -229,6 +229,8 @@ func (e *sidekiq) troubled() int {
 
 func (e *sidekiq) waiting() int { return 0 }
 
+func (e *sidekiq) beside(int) int { return 0 }
+
 // Resident memory of Ruby processes: docs/loadtest.md.
 const (
 	rubyGiB       = 0.45  // a process with Mastodon loaded and warm

@@ -26,6 +26,8 @@ type engine interface {
 	troubled() int
 	// waiting is how many jobs it has fetched and not started.
 	waiting() int
+	// beside is how many jobs wait beside a queue, in lists of the engine's own.
+	beside(queue int) int
 	// memory is the resident memory of its processes in GiB, by the figures of docs/loadtest.md.
 	memory() float64
 }
@@ -369,7 +371,7 @@ func (s *sim) empty() bool {
 		return false
 	}
 	for q := range s.queues {
-		if s.queues[q].len() > 0 {
+		if s.queues[q].len()+s.eng.beside(q) > 0 {
 			return false
 		}
 	}

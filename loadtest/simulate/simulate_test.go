@@ -11,6 +11,7 @@ import (
 
 	"github.com/queueville/queueville/loadtest/scenario"
 	"github.com/queueville/queueville/loadtest/simulate"
+	"github.com/queueville/queueville/scheduler"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -108,6 +109,30 @@ func TestBudgetHolds(t *testing.T) {
 				t.Errorf("%s: %d connections of a budget of %d", name, most, budget)
 			}
 		}
+	}
+}
+
+// TestBehind: with goals, deletions that go everywhere wait in the list behind their queue, and nothing else of it waits for them.
+func TestBehind(t *testing.T) {
+	wait := func(policy scheduler.Policy, class string) float64 {
+		cfg := short(t, "delete-flood", simulate.Queueville, 45*time.Minute)
+		cfg.Policy = policy
+		r := run(t, cfg)
+		if j := r.Jobs; j.Done+j.Dead+j.Discarded+j.Dropped+j.Waiting+j.Running+j.Again != j.Pushed {
+			t.Errorf("%s: not every job is somewhere: %+v", policy, j)
+		}
+		for i := range r.Classes {
+			if c := &r.Classes[i]; c.Name == class && c.Runs > 0 {
+				return c.MeanWait
+			}
+		}
+		t.Fatalf("%s: no %s ran", policy, class)
+		return 0
+	}
+	const others = "LinkCrawlWorker"
+	goals, weights := wait(scheduler.PolicyGoals, others), wait(scheduler.PolicyWeighted, others)
+	if goals > 1 || goals > weights/5 {
+		t.Errorf("link previews wait %.2f s on average beside a flood of deletions by goals, %.2f s by weights", goals, weights)
 	}
 }
 

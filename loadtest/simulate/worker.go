@@ -134,6 +134,21 @@ func (w *workerModel) room(k, q int, b *backlog) int {
 	return max(0, window-w.runs[native]-w.parked) // its destinations take turns here, not in the queue
 }
 
+// view adds a list in which something waits that the worker has room for. What v does not say yet is what the list holds.
+func (w *workerModel) view(ring *jobRing, b *backlog, q int, v scheduler.QueueView) {
+	if ring.len() == 0 {
+		return
+	}
+	head := ring.peek()
+	k := kindOf(head.Class)
+	// Hardly a job of the queue of deliveries is Ruby's, so it is not left alone because Ruby has no room.
+	if w.room(k, q, b) == 0 && (k != foreign || q != world.QueuePush || w.pushWaits >= mixedAhead || len(w.rubies) == 0) {
+		return
+	}
+	v.Backlog, v.HeadAge, v.Cost = ring.len(), time.Duration(w.e.s.now)-head.Enqueued, max(1e-4, w.e.walls[head.Class])
+	w.views = append(w.views, v)
+}
+
 // fetch takes what there is room for, in the order that the policy says.
 func (w *workerModel) fetch() {
 	e := w.e
@@ -144,43 +159,36 @@ func (w *workerModel) fetch() {
 		b := w.backlog()
 		w.views = w.views[:0]
 		for q := range e.s.queues {
-			ring := &e.s.queues[q]
-			if ring.len() == 0 {
-				continue
-			}
-			head := ring.peek()
-			k := kindOf(head.Class)
-			// Hardly a job of the queue of deliveries is Ruby's, so it is not left alone because Ruby has no room.
-			if w.room(k, q, &b) == 0 && (k != foreign || q != world.QueuePush || w.pushWaits >= mixedAhead || len(w.rubies) == 0) {
-				continue
-			}
-			w.views = append(w.views, scheduler.QueueView{
-				Name: world.QueueNames[q], Backlog: ring.len(), HeadAge: time.Duration(e.s.now) - head.Enqueued, Goal: e.s.cfg.Goals[q],
-				Cost: max(1e-4, e.walls[head.Class]), Weight: world.QueueWeights[q],
-			})
+			w.view(&e.s.queues[q], &b, q, scheduler.QueueView{Name: world.QueueNames[q], Goal: e.lists.goals[q], Weight: world.QueueWeights[q], Foreign: e.lists.mixes[q].share()})
+		}
+		for _, side := range e.lists.sides {
+			w.view(&side.jobs, &b, side.queue, scheduler.QueueView{Name: side.Name, Goal: side.Goal, Of: side.Queue, Behind: side.Behind, Foreign: side.mix.share()})
 		}
 		if len(w.views) == 0 {
 			break
 		}
-		q := world.QueueNumber(w.views[0].Name)
+		name := w.views[0].Name
 		if len(w.views) > 1 {
 			takes := w.picker.Pick(1, w.views)
 			if len(takes) == 0 {
 				break
 			}
-			q = world.QueueNumber(takes[0].Queue)
+			name = takes[0].Queue
 			for i := range w.views {
-				if w.views[i].Name == takes[0].Queue {
-					w.picker.Took(takes[0].Queue, 1, w.views[i].Cost)
+				if w.views[i].Name == name {
+					w.picker.Took(name, 1, w.views[i].Cost)
 				}
 			}
 		}
-		job := e.s.fetch(q)
-		if isNative(job.Class) {
+		job, moved := e.take(name)
+		switch {
+		case moved:
+			w.picker.Returned(name, 1, max(1e-4, e.walls[job.Class]))
+		case isNative(job.Class):
 			w.admit(&job)
-			continue
+		default:
+			w.submit(&job)
 		}
-		w.submit(&job)
 	}
 	b := w.backlog()
 	for k := range w.hungry {
