@@ -10,15 +10,21 @@ import (
 const (
 	defaultTargetCPU = 0.95
 	defaultMinShare  = 0.25
-	quietOthers      = 0.05 // of the host's processors: others that use less are no reason to leave any idle
-	activeOthers     = 0.20 // and from this on the target holds in full
-	highPressure     = 0.80
+	quietOthers      = 0.10 // of the host's processors: others that use less are no reason to leave any idle
+	activeOthers     = 0.25 // and from this on the target holds in full
+	highPressure     = 0.93
+	openly           = 0.93 // of the target in use: processors are idle
 	highThrottled    = 0.05
 	highMemory       = 0.10 // memory pressure
 	memoryShare      = 0.05 // of all memory to keep available, unless configured
 	leastMemory      = 256 << 20
-	hungry           = 0.9 // of its share of the processors: a lane with less may grow at the cost of the others
-	longestStep      = 5.0 // seconds; after a longer one nothing measured is worth anything
+	hungry           = 0.85 // of its part of the processors: a lane with less may grow at the cost of the others
+	greedy           = 1.10 // a lane with more makes way for them
+	nearQuarter      = 0.9  // of the quarter that is ours: with less, we take more of it
+	slack            = 0.03 // of the processors beyond the target that nobody is asked to give back: limits stand still between this and what is worth growing for
+	sated            = 30.0 // seconds for which a lane that did not use idle processors claims no part of them
+	steepSpan        = 1.5  // seconds
+	longestStep      = 5.0  // seconds; after a longer one nothing measured is worth anything
 	maxLimit         = 1_000_000
 )
 
@@ -77,8 +83,11 @@ type Controller struct {
 	others  float64      // cores that other processes use, lately; Unknown
 	rising  bool         // at the last look it was steeply more than that
 	falling bool         // or less
-	busy    float64      // cores in use by everybody, lately
+	steepAt float64      // clock of the last steep rise
+	busy    float64      // cores in use by everybody, lately; Unknown
 	ours    float64      // of these by us
+	pressed float64      // PSI, lately; Unknown
+	full    int          // lanes that have more to do than they may
 }
 
 // NewController checks the configuration and makes a Controller.
@@ -97,7 +106,7 @@ func NewController(cfg ControllerConfig) (*Controller, error) {
 	if math.IsNaN(cfg.MemoryKeep) || math.IsInf(cfg.MemoryKeep, 0) {
 		problems = append(problems, errors.New("memory to keep must be a number"))
 	}
-	c := &Controller{cfg: cfg, byName: make(map[string]*laneControl), others: Unknown}
+	c := &Controller{cfg: cfg, byName: make(map[string]*laneControl), others: Unknown, busy: Unknown, ours: Unknown, pressed: Unknown, steepAt: -longestStep}
 	for _, lc := range cfg.Lanes {
 		if lc.Min == 0 {
 			lc.Min = 1
@@ -143,14 +152,18 @@ func (c *Controller) Step(now time.Time, host Host, views []Lane) []Decision {
 			}
 		}
 	}
-	c.share(&m, given)
 	decisions := make([]Decision, len(c.lanes))
+	c.full = 0
 	for i, l := range c.lanes {
 		decisions[i].Was = l.slots()
 		if seen[i] && usable {
-			l.learnShare(&m, &given[i])
+			l.learn(&m, &given[i])
+		}
+		if l.wanting() {
+			c.full++
 		}
 	}
+	c.share(&m)
 	if usable {
 		c.yield(&m, given)
 	}
@@ -164,35 +177,31 @@ func (c *Controller) Step(now time.Time, host Host, views []Lane) []Decision {
 }
 
 // share says what part of the processors each of the lanes that compete for them may claim: what others and lanes with enough slots leave,
-// by weight. A lane that has less is hungry, and grows although processors are in use; one that has more makes way for it.
-func (c *Controller) share(m *moment, views []Lane) {
-	left, weights, competing := m.target-max(0, m.others)*m.host.Cores, 0.0, 0
-	for i := range views {
-		v := &views[i]
-		c.lanes[i].fair, c.lanes[i].hungry = Unknown, false
-		if m.target < 0 || m.host.Ours < 0 || v.CPU < 0 {
-			return
-		}
-		if v.Full >= demandFull {
-			weights += v.Weight
-			competing++
-		} else {
-			left -= v.CPU
-		}
+// by weight. A lane that has clearly less is hungry, and grows although processors are in use; one that has clearly more makes way for it.
+func (c *Controller) share(m *moment) {
+	left, weights := m.target-max(0, m.others)*m.host.Cores, 0.0
+	for _, l := range c.lanes {
+		l.fair, l.hungry = Unknown, false
 	}
-	if competing < 2 {
+	if m.target < 0 || m.host.Ours < 0 || c.full < 2 {
 		return
 	}
-	left = max(left, 0)
-	for i := range views {
-		l, v := c.lanes[i], &views[i]
-		if v.Full < demandFull {
+	for _, l := range c.lanes {
+		if l.limit >= float64(l.cfg.Max) && c.busy < openly*m.target { // though there are idle ones it does not use more
+			l.sated = m.clock + sated
+		}
+		if l.wanting() && l.used >= 0 && !l.stuck(m) {
+			weights += l.weight
+		} else {
+			left -= max(0, l.used)
+		}
+	}
+	for _, l := range c.lanes {
+		if !l.wanting() || l.used < 0 || l.stuck(m) {
 			continue
 		}
-		l.fair = left * v.Weight / weights
-		// One that could not use more is not: it stands at its bound, or has just shown that more brings nothing.
-		stuck := l.limit >= float64(l.cfg.Max) || m.clock < l.upAt
-		if l.hungry = !stuck && v.CPU < hungry*l.fair && (v.Cores <= 0 || v.CPU < full*v.Cores); l.hungry {
+		l.fair = max(left, 0) * l.weight / weights
+		if l.hungry = l.used < hungry*l.fair; l.hungry {
 			m.hungry++
 		}
 	}
@@ -224,8 +233,9 @@ type moment struct {
 	usable  bool    // dt is plausible
 	others  float64 // share of the host's processors used by others; Unknown
 	target  float64 // cores that may be in use; Unknown
+	steep   bool    // others have just begun to use more
 	over    float64 // cores in use beyond the target, at most what we may be asked to give back; 0 if not known
-	spare   float64 // cores not in use below the target; Unknown
+	spare   float64 // cores not in use below the target, negative beyond it; nothing if not known
 	quarter float64 // cores that are ours whatever others use; 0 if it is not known what is ours
 	poor    bool    // we have less
 	keep    float64 // bytes of memory to keep available
@@ -233,7 +243,7 @@ type moment struct {
 }
 
 func (c *Controller) moment(h Host, dt float64, usable bool) moment {
-	m := moment{host: h, clock: c.clock, dt: dt, usable: usable, others: Unknown, target: Unknown, spare: Unknown, keep: c.cfg.MemoryKeep}
+	m := moment{host: h, clock: c.clock, dt: dt, usable: usable, others: Unknown, target: Unknown, keep: c.cfg.MemoryKeep}
 	if m.keep == 0 && h.MemoryTotal > 0 {
 		m.keep = max(leastMemory, memoryShare*h.MemoryTotal)
 	}
@@ -246,40 +256,23 @@ func (c *Controller) moment(h Host, dt float64, usable bool) moment {
 			m.others = c.others / h.Cores
 		}
 		m.quarter = c.cfg.MinShare * h.Cores
-		m.poor = c.ours >= 0 && c.ours < hungry*m.quarter
+		m.poor = c.ours >= 0 && c.ours < nearQuarter*m.quarter
 		active := min(max((m.others-quietOthers)/(activeOthers-quietOthers), 0), 1)
+		if m.steep = c.clock-c.steepAt < steepSpan; m.steep { // what they get yet says little of what they want
+			active = 1
+		}
 		share = 1 - active*(1-c.cfg.TargetCPU)
 	}
 	m.target = share * h.Cores
-	m.spare = max(0, m.target-h.Busy)
-	if share < 1 {
-		m.over = max(0, h.Busy-m.target)
+	m.spare = m.target - h.Busy
+	if share < 1 && c.busy >= 0 {
+		// A single reading may be wrong. Only those who have just begun to work are not made to wait for more of them.
+		if m.over = max(0, c.busy-m.target-slack*h.Cores); m.steep {
+			m.over = max(0, h.Busy-m.target)
+		}
 		if h.Ours >= 0 {
-			if !c.rising && m.others < activeOthers { // a single reading may be wrong; those who certainly work do not wait for a second one
-				m.over = min(m.over, max(0, c.busy-m.target))
-			}
 			m.over = min(m.over, max(0, h.Ours-m.quarter))
 		}
 	}
 	return m
-}
-
-// idleShare is how much of the processors that the lane may use is not in use.
-func (m *moment) idleShare(v *Lane) float64 {
-	idle := 0.0
-	if m.host.Busy >= 0 {
-		idle = max(0, 1-m.host.Busy/m.target)
-	}
-	if v.Cores > 0 && v.CPU >= 0 {
-		idle = min(idle, max(0, 1-v.CPU/v.Cores))
-	}
-	return idle
-}
-
-// saturated: there is no processor left for this lane.
-func (m *moment) saturated(v *Lane) bool {
-	if v.Cores > 0 && v.CPU >= full*v.Cores {
-		return true
-	}
-	return m.host.Busy >= 0 && m.host.Busy >= full*m.target && !m.poor
 }

@@ -15,9 +15,11 @@ const OtherClass = "(other)"
 const (
 	defaultHalfLife   = 15 * time.Second
 	defaultMaxClasses = 1000
-	maxClassName      = 200 // bytes; a longer name counts as other
-	evictLook         = 4   // entries looked at to find one to evict: 1,000 of them at every hostile name would cost microseconds
-	evictBelow        = 1.0 // runs remembered: an entry with more is in use and stays
+	maxClassName      = 200    // bytes; a longer name counts as other
+	evictLook         = 4      // entries looked at to find one to evict: 1,000 of them at every hostile name would cost microseconds
+	evictRate         = 1000.0 // a second, and
+	evictBurst        = 100.0  // at once: a new entry costs ten times what counting as other does, so names that are all new get no more of them
+	evictBelow        = 1.0    // runs remembered: an entry with more is in use and stays
 
 	// leastForget bounds what one run makes the means forget, so that those of a class that runs once an hour rest on about twenty runs and
 	// not on the last one.
@@ -66,6 +68,7 @@ type Costs struct {
 	entries  []*classCost
 	hand     int // where the next look for one to evict begins
 	other    classCost
+	evicts   float64   // evictions that are free
 	newest   time.Time // the latest time seen: what an evicted entry is compared at
 	observed uint64
 }
@@ -198,7 +201,8 @@ func (c *Costs) Observed() uint64 {
 
 // entry finds or makes the entry of a class. mu is held.
 func (c *Costs) entry(class string, now time.Time) *classCost {
-	if now.After(c.newest) {
+	if d := now.Sub(c.newest); d > 0 {
+		c.evicts = min(c.evicts+d.Seconds()*evictRate, evictBurst)
 		c.newest = now
 	}
 	if e, ok := c.byName[class]; ok {
@@ -207,22 +211,31 @@ func (c *Costs) entry(class string, now time.Time) *classCost {
 	if class == "" || class == OtherClass || len(class) > maxClassName {
 		return &c.other
 	}
-	e := &classCost{name: strings.Clone(class), since: now, rateAt: now} // the name may be part of a payload
 	if len(c.entries) < c.most {
+		e := newClassCost(class, now)
 		c.entries = append(c.entries, e)
 		c.byName[e.name] = e
 		return e
+	}
+	if c.evicts < 1 {
+		return &c.other
 	}
 	i := c.leastUsed()
 	if i < 0 {
 		return &c.other
 	}
+	c.evicts--
 	old := c.entries[i]
 	delete(c.byName, old.name)
 	c.absorb(old, now)
+	e := newClassCost(class, now)
 	c.entries[i] = e
 	c.byName[e.name] = e
 	return e
+}
+
+func newClassCost(class string, now time.Time) *classCost {
+	return &classCost{name: strings.Clone(class), since: now, rateAt: now} // the name may be part of a payload
 }
 
 // absorb adds an evicted entry to other, so that the sum over all entries stays what was observed, and a class without an entry is taken

@@ -175,7 +175,7 @@ func BenchmarkCostsObserve(b *testing.B) {
 			i := 0
 			now := t0
 			for b.Loop() {
-				now = now.Add(100 * time.Microsecond)
+				now = now.Add(20 * time.Microsecond)
 				c.Observe(now, Run{Class: names[i], Wall: 20 * time.Millisecond, CPU: 5 * time.Millisecond, DB: time.Millisecond})
 				if i++; i == classes {
 					i = 0

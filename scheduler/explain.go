@@ -19,7 +19,7 @@ func (l *laneControl) decision(m *moment, v *Lane, was int) Decision {
 		d.Unit = "core"
 		d.Value = m.host.Busy
 		if m.host.Busy >= 0 {
-			d.Value = m.host.Busy / m.host.Cores
+			d.Value = min(1, m.host.Busy/m.host.Cores)
 		}
 		if l.bound == ByQuota {
 			d.Value = m.host.Throttled

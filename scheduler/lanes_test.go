@@ -58,11 +58,11 @@ func TestLimitsAreSteadyOnSteadyLoad(t *testing.T) {
 					a, b := cov(n.looks, 240, 720), cov(r.looks, 240, 720)
 					t.Logf("CASE seed %d: %-45s native %3.0f cov %.2f, %.0f/s; Ruby %3.0f cov %.2f, %.0f/s", seed, name+other, mean(n.looks, 240, 720), a, mean(n.done, 60, 180), mean(r.looks, 240, 720), b, mean(r.done, 60, 180))
 					// A lane without work keeps its limit. Beside each other, two lanes that always have more to do do not stand still yet.
+					if *plantSeeds == 3 && max(a, b) > 0.18 {
+						logChanges(t, changes)
+					}
 					if strings.HasPrefix(name, "no deliveries") && a > 0.05 || strings.HasPrefix(name, "no Ruby") && b > 0.05 || strings.HasPrefix(name, "no ") && max(a, b) > 0.25 {
 						t.Errorf("coefficients of variation %.2f and %.2f on steady load", a, b)
-						if seed == 0 {
-							logChanges(t, changes)
-						}
 					}
 				}
 			})

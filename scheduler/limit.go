@@ -3,56 +3,29 @@ package scheduler
 import "math"
 
 const (
-	full      = 0.97  // of the processors in use: no more to be had
-	stillFull = 0.985 // of the processors in use with fewer slots: nothing was lost
-	nearly    = 0.8   // of the processors in use: they are about to be what binds
-	shows     = 0.01  // of the processors: a step up that lets so many more be used lets more be done
+	full = 0.97 // of the processors in use: no more to be had
 
 	firstSlots  = 4
-	hunt        = 2.0  // factor of a step while the lane is far from its limit
-	huntFast    = 4.0  // the same when demand and cost say that it is very far
-	try         = 1.25 // factor of a step near it
-	tryMost     = 1.4  // the same where counting is so noisy that less would show nothing
-	retreat     = 0.85 // factor of a step down; squared after one that cost nothing, and so on, to
-	retreatMost = 0.6
-	leapSpan    = 0.7  // seconds between two steps of a hunt that nothing speaks against
-	freely      = 32   // slots up to which a hunt goes on while next to nothing has ended
-	shortMemory = 4.0  // seconds over which it is seen how much of the processors a full lane leaves idle
-	nowAndThen  = 0.03 // of the processors idle: more, and processors are not what binds
-	rarely      = 0.01 // less, and they are all in use, all the time
-	leaps       = 3    // of them before one has to be confirmed
+	blindFactor = 4.0 // of the first limit: how far a lane grows of which nothing ever ends
 
-	leastGain    = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
-	leastLoss    = 0.10 // of what a step down would cost if throughput followed: less, and it is kept
-	inflation    = 1.3  // of the run time without more throughput: the step is taken back at once
-	noise        = 0.07 // relative: with more than this a step down shows nothing
-	longestWatch = 10.0 // seconds
-
-	firstPause   = 2.0 // seconds after a step that was taken back until the next, doubling to
-	eagerPause   = 8.0 // a lane that pauses no longer than this may still try great steps
-	longestPause = 60.0
-	pausePer     = 8.0  // times as long as a step takes
-	trialCost    = 0.02 // of the throughput at most, for trying less
-	afterBrake   = 1.0  // seconds without growth after pressure
-
+	afterBrake  = 1.0  // seconds without growth after pressure
 	brake       = 0.8  // factor for pressure that says only that there is some
 	strongest   = 0.5  // factor of one step at most
 	overBrake   = 1.5  // what is over the target is taken back and a half more, for what others could not take shows nowhere
 	blindBrake  = 2.5  // the same while every processor is in use: what others want beyond that shows nowhere
-	makeWay     = 0.9  // factor of a step for the sake of another lane
+	makeWay     = 0.8  // factor of a step for the sake of another lane, at most
+	wayEvery    = 2.0  // seconds between two of them, so that the last one shows
 	minorShare  = 0.1  // of the processors that are ours
 	stillShare  = 0.25 // the same for a lane that has room left: what it could use more of nobody knows
 	lull        = 10.0 // seconds without a cut until a lane without enough work has its first limit back
 	fillSpan    = 0.8  // seconds in which the slots of a step up have to be filled, where there is something to fill them with
 	brakeEvery  = 0.5  // seconds between two brakes of the first kind
-	changed     = 0.25 // of throughput, or of the processors in use: what was found out before holds no more
 	demandFull  = 0.5  // share of the time
 	peakBuckets = 6
 	peakSpan    = 10.0 // seconds of a bucket
 	idleFactor  = 2.0  // of the greatest load of the last minute: what a lane without enough work keeps
 	idleSlack   = 1.5
 	idleShrink  = 0.9
-	blindFactor = 4.0 // of the first limit: how far a lane grows of which nothing ever ends
 )
 
 // stage is what a lane is at.
@@ -81,16 +54,19 @@ type laneControl struct {
 	watch   watch   // what is measured under the present limit
 	ref     watch   // what was measured under the limit before
 	base    watch   // what was measured under the present limit before and after trials that were taken back
-	short   float64 // lately, the share of the processors that were not in use, though the lane was full
-	refAt   float64 // the limit it was measured under
+	tight   bool    // when less was tried, all processors were in use
+
+	idleBefore float64 // share of the processors that were idle then
+	refAt      float64 // the limit it was measured under
 
 	upAt, downAt       float64 // clock from which the next step may be tried
 	upPause, downPause float64 // seconds
-	leapt              int     // steps of a hunt that are not confirmed
+	leapt              int     // steps that are not confirmed
 	factor             float64 // of the next step down
-	streak             float64 // steps up that were kept, one after the other: each is greater than the last
 	kept               stage   // direction of the last step that was kept
 	brakedAt, cutAt    float64
+	overAt, wayAt      float64
+	sated              float64 // clock until which it claims no more of the processors
 	holdTill           float64
 	blindAt            float64
 	elastic            float64 // last measured: relative change of throughput over relative change of the limit; Unknown
@@ -99,15 +75,19 @@ type laneControl struct {
 	rate               float64 // jobs a second, lately
 	fair               float64 // cores that it may claim while lanes compete; Unknown
 	hungry             bool    // has less
+	used               float64 // cores that it uses, lately; Unknown
+	cores, weight      float64 // of the last view
+	fullness           float64 // share of the time in which it was full, lately; Unknown
 	share              float64 // cores that a running job uses when it gets them as soon as it wants them; 0: not known
 	use                float64 // cores that a running job gets, lately; 0: not known
+	trim               float64 // of share: what it turned out to be
 	bounded            int     // slots for which others leave processors; 0: no bound
 	bound              Bound
 	why                string
 }
 
 func newLaneControl(cfg LaneConfig) *laneControl {
-	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery, cutAt: -lull}
+	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery, overAt: -afterBrake, wayAt: -wayEvery, cutAt: -lull, used: Unknown, fullness: Unknown, weight: 1}
 }
 
 // slots is how many jobs may run at once: the limit, or what others leave if that is less.
@@ -159,7 +139,7 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 		return
 	}
 	if v.Full < demandFull {
-		if l.stage == tryingUp && m.clock < max(l.settle, l.began+fillSpan) { // what is to fill the new slots is being fetched
+		if l.wanting() || l.stage == tryingUp && m.clock < max(l.settle, l.began+fillSpan) { // what is to fill the slots is being fetched
 			return
 		}
 		l.idle(c, m, v, ceiling)
@@ -167,9 +147,6 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 			l.bound = v.Held.By
 		}
 		return
-	}
-	if l.stage != tryingDown {
-		l.short += (m.idleShare(v) - l.short) * min(1, m.dt/shortMemory)
 	}
 	if m.clock < l.settle {
 		return
@@ -232,8 +209,8 @@ func (l *laneControl) peak(m *moment, v *Lane) {
 // idle is for a lane that has fewer jobs than it may run. It does not grow, for nothing would show whether that is good, gives up what is far
 // beyond its use, and has its first limit back when nothing is short.
 func (l *laneControl) idle(c *Controller, m *moment, v *Lane, ceiling float64) {
-	if l.stage == tryingUp { // what was used of the step stays: taken back in full, the lane would be full again at once, and try again for ever
-		l.to(min(max(l.from, math.Ceil(v.Running)), l.limit), "not enough to do to see what more brings")
+	if l.stage == tryingUp { // what was used of the step stays, and some more: without, the lane would be full again at once, and try again for ever
+		l.to(min(max(l.from, math.Ceil(idleSlack*max(v.Running, l.peaks[0]))), l.limit), "not enough to do to see what more brings")
 		l.upAt = max(l.upAt, m.clock+firstPause)
 	}
 	if l.stage != watching || l.watch.span > 0 {
@@ -248,7 +225,7 @@ func (l *laneControl) idle(c *Controller, m *moment, v *Lane, ceiling float64) {
 		l.hunting = true
 	}
 	// What was cut when something was short, and is not any more, need not be found anew by the next burst.
-	if start := min(l.first, ceiling); l.limit < start && m.clock >= l.holdTill && m.clock-l.cutAt >= lull && m.scarce() == "" && (m.spare < 0 || m.spare > (1-full)*m.host.Cores) {
+	if start := min(l.first, ceiling); l.limit < start && m.clock >= l.holdTill && m.clock-l.cutAt >= lull && m.scarce() == "" && (m.target < 0 || m.spare > (1-full)*m.host.Cores) {
 		l.to(start, "nothing is short")
 		l.hunting = true
 	}
@@ -272,16 +249,19 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 		least = stillShare
 	}
 	minor := v.CPU >= 0 && h.Ours > 0 && v.CPU < least*h.Ours
-	if minor && m.over > 0.01*h.Cores {
+	switch {
+	case m.over <= 0:
+	case minor:
 		l.holdTill = m.clock + afterBrake
-	} else if m.over > 0.01*h.Cores && h.Ours > 0 && l.share <= 0 { // else yield knows better
+	case h.Ours < 0:
+		press(m.target/h.Busy, ByCPU)
+	case l.bounded > 0: // yield knows better
+	case m.steep && l.share <= 0 && m.clock-l.overAt >= brakeEvery, m.clock-l.overAt >= afterBrake:
 		f := overBrake
-		if h.Busy >= stillFull*h.Cores {
+		if h.Busy >= full*h.Cores {
 			f = blindBrake
 		}
-		press(1-f*m.over/h.Ours, ByOthers)
-	} else if m.over > 0.01*h.Cores && h.Ours < 0 {
-		press(m.target/h.Busy, ByCPU)
+		press(1-f*m.over/max(c.ours, h.Ours), ByOthers)
 	}
 	if m.clock-l.brakedAt >= brakeEvery {
 		switch {
@@ -290,17 +270,22 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 		case minor:
 		case h.Throttled > highThrottled:
 			press(max(brake, 1-h.Throttled), ByQuota)
-		case m.hungry > 0 && !l.hungry && l.fair > 0 && v.CPU > l.fair && m.saturated(v):
-			press(max(makeWay, l.fair/v.CPU), ByLanes)
-		case l.share <= 0 && h.Pressure > highPressure && m.others > activeOthers && h.Ours > m.quarter:
-			press(brake, ByPressure)
+		case m.hungry > 0 && l.fair > 0 && l.used > greedy*l.fair && m.clock-l.wayAt >= max(wayEvery, 2*l.long(v)) && c.busy >= full*m.target:
+			press(max(makeWay, math.Sqrt(l.fair/l.used)), ByLanes)
+		case l.bounded == 0 && c.pressed > highPressure && c.busy < openly*m.target && m.others > activeOthers && h.Ours > m.quarter:
+			press(brake, ByPressure) // somebody waits all the time though processors are idle. While they are all in use somebody always does
 		}
 	}
 	if bound == "" {
 		return false
 	}
 	l.bound = bound
-	if bound != ByOthers && bound != ByCPU {
+	switch bound {
+	case ByOthers, ByCPU:
+		l.overAt = m.clock
+	case ByLanes:
+		l.wayAt = m.clock
+	default:
 		l.brakedAt = m.clock
 	}
 	l.holdTill = m.clock + afterBrake
@@ -316,7 +301,8 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 	l.cutAt = m.clock
 	l.to(min(l.limit, running)*factor, "less for "+string(bound))
 	l.forget(c, m)
-	l.upPause, l.downPause = firstPause, firstPause
+	l.upPause = firstPause
+	l.downAt = max(l.downAt, m.clock+l.downPause)
 	return true
 }
 

@@ -7,8 +7,8 @@ const Unknown = -1
 
 // Host is what the sensors say of the host, or of the cgroup that bounds us, as means since the last step. Shares are 0 to 1.
 type Host struct {
-	Cores     float64 // processors that may be used: the host's, or the cgroup's quota
-	Busy      float64 // of these in use, by everybody; stolen time counts as used
+	Cores     float64 // processors that may be used: the host's, without what its hypervisor gave to other machines meanwhile, or the cgroup's quota
+	Busy      float64 // of these in use, by everybody
 	Ours      float64 // of these by us and our child processes
 	Pressure  float64 // share of the time in which somebody waited for a processor (PSI, cpu some)
 	Throttled float64 // share of the time for which the cgroup's quota stopped us
@@ -77,6 +77,8 @@ const (
 
 const longestJob = 1e6 // seconds, in reckoning
 
+const clockError = 1.25
+
 const absurd = 1e15 // more than a petabyte
 
 // known makes every number that is no measurement Unknown.
@@ -95,8 +97,8 @@ func (h Host) clean() Host {
 	if h.Cores <= 0 {
 		h.Cores, h.Busy, h.Ours = Unknown, Unknown, Unknown
 	}
-	if h.Busy >= 0 { // more than there is comes from two clocks that do not quite agree
-		h.Busy = min(h.Busy, h.Cores)
+	if h.Busy >= 0 { // a little more than there is comes from two clocks that do not quite agree, and evens out
+		h.Busy = min(h.Busy, clockError*h.Cores)
 		h.Ours = min(h.Ours, h.Busy)
 	}
 	return h

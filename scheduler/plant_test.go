@@ -16,14 +16,16 @@ type plant struct {
 	cores    float64
 	overhead float64 // more computing, relative, for each runnable job per core beyond the first
 	others   float64 // threads of other processes that always want a processor
+	nice     float64 // what a thread of others gets of a processor for each that one of ours gets; 0: three, as beside niceness 5
 	noise    float64 // relative error of the sensors
 	jump     float64 // share of the processors by which readings of all that is in use are wrong, at most
 	blind    bool    // there are no sensors
 
 	seed     uint64
 	lanes    []*plantLane
-	rnd      *rand.Rand
-	othersAt float64 // core-seconds used by others since the last sample
+	rnd      *rand.Rand // of jobs: the same ones, whatever the limits
+	errs     *rand.Rand // of the sensors
+	othersAt float64    // core-seconds used by others since the last sample
 	oursAt   float64
 	pressed  float64 // seconds of this sample in which somebody waited for a processor
 	sampled  float64
@@ -52,8 +54,10 @@ type plantLane struct {
 	static  int     // if not 0 the limit, and no controller
 	limit   int
 	backlog float64
+	came    float64 // jobs, altogether
 
 	computing, waiting crowd
+	pace               pace
 	free               []*plantJob
 	due                float64
 	cpu                float64 // since the last sample
@@ -96,7 +100,7 @@ func (c *crowd) join(j *plantJob, need float64) {
 
 // next takes out one that is done, or nil.
 func (c *crowd) next() *plantJob {
-	if len(c.jobs) == 0 || c.jobs[0].due > c.clock+1e-12 {
+	if len(c.jobs) == 0 || c.jobs[0].due > c.clock+1e-9 {
 		return nil
 	}
 	return heap.Pop(c).(*plantJob)
@@ -136,10 +140,8 @@ func (l *plantLane) start(p *plant) {
 
 func (l *plantLane) running() int { return l.computing.Len() + l.waiting.Len() }
 
-// advance lets a millisecond pass.
+// advance lets a millisecond pass, in pieces that end when a job has computed what it has to: the next one has the rest.
 func (p *plant) advance() {
-	p.now += tick
-	runnable := p.others
 	for _, l := range p.lanes {
 		if l.rate == nil {
 			l.backlog = 1000
@@ -148,40 +150,67 @@ func (p *plant) advance() {
 			for l.due > 0 {
 				l.due -= p.rnd.ExpFloat64()
 				l.backlog++
+				l.came++
 			}
 		}
+	}
+	for left := tick; left > 1e-9; {
+		left -= p.piece(left)
+	}
+}
+
+// pace is how fast jobs of a lane get on: of what they use of a processor, of what they do with it, and of what they wait for.
+type pace struct{ mine, useful, io float64 }
+
+func (p *plant) piece(most float64) float64 {
+	runnable, nice := 0.0, p.nice
+	if nice == 0 {
+		nice = 3
+	}
+	for _, l := range p.lanes {
 		for l.running() < l.limit && (l.inner == 0 || l.running() < l.inner) && l.backlog >= 1 {
 			l.backlog--
 			l.start(p)
 		}
 		runnable += min(float64(l.computing.Len()), l.most()) + l.own
 	}
-	speed := 1.0
-	if runnable > p.cores {
-		speed = p.cores / runnable
-		p.pressed += tick
+	speed, theirs := 1.0, 1.0
+	if runnable+p.others > p.cores {
+		speed = p.cores / (runnable + nice*p.others)
+		if theirs = nice * speed; theirs > 1 {
+			theirs, speed = 1, min(1, (p.cores-p.others)/runnable)
+		}
 	}
-	p.othersAt += p.others * speed * tick
 	for _, l := range p.lanes {
 		computing, waiting := float64(l.computing.Len()), float64(l.waiting.Len())
-		mine := speed
+		l.pace = pace{mine: speed, io: 1}
 		if computing > l.most() {
-			mine *= l.most() / computing
+			l.pace.mine *= l.most() / computing
 		}
-		io := 1.0
 		if l.remote > 0 && waiting > l.remote {
-			io = l.remote / waiting
+			l.pace.io = l.remote / waiting
 		}
-		useful := mine / (1 + p.overhead*max(0, computing/p.cores-1))
-		used := (computing*mine + l.own*speed) * tick
+		l.pace.useful = l.pace.mine / (1 + p.overhead*max(0, computing/p.cores-1))
+		if l.computing.Len() > 0 {
+			most = min(most, max(1e-6, (l.computing.jobs[0].due-l.computing.clock)/l.pace.useful))
+		}
+	}
+	p.now += most
+	if speed < 1 || theirs < 1 {
+		p.pressed += most
+	}
+	p.othersAt += p.others * theirs * most
+	for _, l := range p.lanes {
+		computing, waiting := float64(l.computing.Len()), float64(l.waiting.Len())
+		used := (computing*l.pace.mine + l.own*speed) * most
 		l.cpu += used
 		p.oursAt += used
 		for s := int(p.now); len(l.got) <= s; {
 			l.got, l.done = append(l.got, 0), append(l.done, 0)
 		}
-		l.got[int(p.now)] += (computing*useful + waiting*io) * tick
-		l.computing.clock += useful * tick
-		l.waiting.clock += io * tick
+		l.got[int(p.now)] += (computing*l.pace.useful + waiting*l.pace.io) * most
+		l.computing.clock += l.pace.useful * most
+		l.waiting.clock += l.pace.io * most
 		for j := l.waiting.next(); j != nil; j = l.waiting.next() {
 			l.end(p, j)
 		}
@@ -194,6 +223,7 @@ func (p *plant) advance() {
 		}
 		l.meter.Level(p.clock(), l.running(), l.running() >= l.limit-l.limit/50-1 && l.backlog >= 1)
 	}
+	return most
 }
 
 func (l *plantLane) most() float64 {
@@ -217,13 +247,13 @@ func (p *plant) sample() (Host, []Lane) {
 	dt := p.now - p.sampled
 	p.sampled = p.now
 	h := UnknownHost()
-	err := func() float64 { return 1 + p.noise*(2*p.rnd.Float64()-1) }
+	err := func() float64 { return 1 + p.noise*(2*p.errs.Float64()-1) }
 	if !p.blind {
 		h.Cores, h.Ours = p.cores, p.oursAt/dt*err()
 		h.Busy = (p.oursAt + p.othersAt) / dt * err()
 	}
 	if p.jump > 0 { // two clocks that do not agree
-		h.Busy += p.jump * p.cores * (2*p.rnd.Float64() - 1)
+		h.Busy += p.jump * p.cores * (2*p.errs.Float64() - 1)
 		h.Pressure = p.pressed / dt
 	}
 	p.oursAt, p.othersAt, p.pressed = 0, 0, 0
@@ -260,7 +290,7 @@ type change struct {
 func (p *plant) run(t *testing.T, seconds float64, at func(now float64)) (changes []change) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		p.rnd = rand.New(rand.NewPCG(1, p.seed))
+		p.rnd, p.errs = rand.New(rand.NewPCG(1, p.seed)), rand.New(rand.NewPCG(2, p.seed))
 		cfg := ControllerConfig{}
 		for _, l := range p.lanes {
 			l.meter = NewMeter(l.name, t0)
@@ -327,8 +357,8 @@ func bestStatic(t *testing.T, fresh func() *plant) (rate float64, limit int) {
 	for n := 1; n <= most; {
 		p := fresh()
 		p.lanes[0].static = n
-		p.run(t, 20, nil)
-		if got := mean(p.lanes[0].done, 5, 20); got > rate {
+		p.run(t, 120, nil)
+		if got := mean(p.lanes[0].done, 30, 120); got > rate {
 			rate, limit = got, n
 		}
 		if n == most {

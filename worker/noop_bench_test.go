@@ -13,6 +13,7 @@ import (
 
 	"github.com/queueville/queueville/internal/redistest"
 	"github.com/queueville/queueville/queues"
+	"github.com/queueville/queueville/scheduler"
 )
 
 // noop does nothing, and counts what has been settled.
@@ -42,8 +43,16 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkWorkerNoop runs jobs of 2 kB that do nothing, with crash-safe fetch and all accounting. Redis has to share the machine.
+// BenchmarkWorkerNoop runs jobs of 2 kB that do nothing, with crash-safe fetch and all accounting, with queues in Sidekiq's order and by goals. Redis
+// has to share the machine.
 func BenchmarkWorkerNoop(b *testing.B) {
+	for name, policy := range map[string]scheduler.Policy{"order=queues": "", "order=goals": scheduler.PolicyGoals} {
+		b.Run(name, func(b *testing.B) { benchmarkNoop(b, policy) })
+	}
+}
+
+func benchmarkNoop(b *testing.B, policy scheduler.Policy) {
+	b.Helper()
 	server := redistest.Start(b)
 	r := rigOn(b, server.Addr())
 	// As in Mastodon: most of a payload is the activity, a string full of escaped quotes.
@@ -63,6 +72,9 @@ func BenchmarkWorkerNoop(b *testing.B) {
 		cfg := r.config(newFake())
 		cfg.Handlers, cfg.Observer = []Handler{n}, n
 		cfg.Concurrency, cfg.Window = 0, 0
+		if policy != "" {
+			cfg.Policy, cfg.Goals = policy, scheduler.MastodonGoals()
+		}
 		cfg.LeaseTTL, cfg.RenewEvery, cfg.AdoptEvery = 0, 0, 0
 		w, err := New(cfg)
 		require.NoError(b, err)

@@ -20,6 +20,8 @@ const (
 	maxFile = 1 << 20 // bytes; /proc/stat of a host with a thousand processors has a few hundred kB
 	userHZ  = 100.0   // of /proc/*/stat, on every Linux
 	maxPIDs = 1024
+
+	leastCores = 0.1 // of which nobody takes all
 )
 
 // Config says where to look. Zero values mean the running system.
@@ -36,6 +38,7 @@ type Sensor struct {
 
 	last    time.Time
 	cpu     counter // core-seconds in use on the host
+	stolen  counter // that the hypervisor gave to other machines
 	group   counter // of the cgroup
 	own     counter // of this process
 	psiCPU  counter // seconds
@@ -108,9 +111,11 @@ func (s *Sensor) processors(now time.Time) (h scheduler.Host, dt float64) {
 	}
 	s.last = now
 	h = scheduler.UnknownHost()
-	busy, cores, ok := s.hostCPU()
+	busy, stolen, cores, ok := s.hostCPU()
 	if ok {
-		h.Cores = cores
+		// What other machines take is not there, for nobody here: to make way for them would give it to no one. It is counted only while somebody wants
+		// a processor, so a host that has less than it should looks as full as it is.
+		h.Cores = max(leastCores, cores-max(0, s.stolen.rate(stolen, ok, dt)))
 	}
 	h.Busy = s.cpu.rate(busy, ok, dt)
 	used, ok := s.groups.usage()
@@ -124,11 +129,11 @@ func (s *Sensor) processors(now time.Time) (h scheduler.Host, dt float64) {
 
 func share(v float64) float64 { return min(v, 1) }
 
-// hostCPU sums up the processors' time in use, in core-seconds, and counts the processors. Stolen time is in use, by somebody else.
-func (s *Sensor) hostCPU() (busy, cores float64, ok bool) {
+// hostCPU sums up the processors' time in use, and what of it was stolen, in core-seconds, and counts the processors.
+func (s *Sensor) hostCPU() (busy, stolen, cores float64, ok bool) {
 	text, err := read(filepath.Join(s.cfg.Proc, "stat"))
 	if err != nil {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 	for line := range bytes.Lines(text) {
 		fields := strings.Fields(string(line))
@@ -145,13 +150,17 @@ func (s *Sensor) hostCPU() (busy, cores float64, ok bool) {
 			}
 			n, err := strconv.ParseUint(f, 10, 64)
 			if err != nil {
-				return 0, 0, false
+				return 0, 0, 0, false
+			}
+			if i == 7 {
+				stolen = float64(n) / userHZ
+				continue
 			}
 			busy += float64(n) / userHZ
 		}
 		ok = true
 	}
-	return busy, cores, ok && cores > 0
+	return busy, stolen, cores, ok && cores > 0
 }
 
 // ours is the rate of this process and its children. A child counts from the second look on.
