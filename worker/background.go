@@ -23,7 +23,6 @@ const (
 	adoptTimeout = 30 * time.Second // for one holder, and for all at the start
 
 	sweepEvery = 250 * time.Millisecond
-	stallAfter = time.Second // a destination of which nothing was heard for so long makes room for others
 )
 
 // beat keeps this process visible to Sidekiq, flushes counters and obeys signals from Sidekiq::Web, until ctx ends.
@@ -183,7 +182,7 @@ func (w *Worker) sweep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			w.holdAll(w.lane.shed(now.Add(-stallAfter)), reasonBusy, time.Time{})
+			w.holdAll(w.lane.shed(now), reasonBusy, time.Time{})
 			w.lane.nudge(now)
 			w.holdAll(w.lane.stale(now.Add(-w.cfg.MaxWait)), reasonBusy, time.Time{})
 			if now.Sub(foreignSwept) >= w.cfg.MaxWait/3 { // another host may have room for them

@@ -41,14 +41,20 @@ func (l *line) Account() *scheduler.Account { return &l.account }
 func (d *destination) waiting() int { return len(d.lines[tries].items) + len(d.lines[retries].items) }
 
 const (
-	meanOfOne = 1.0 / 8   // what the last job counts in the mean of its destination
-	meanOfAll = 1.0 / 128 // and in that of all
+	meanOfOne   = 1.0 / 8   // what the last job counts in the mean of its destination
+	meanOfAll   = 1.0 / 128 // and in that of all
+	meanOfUsual = 1.0 / 32  // and in that of all that were not given up
 	// retriesSeen is how long after the last first try retries may fill only their share of the window.
 	retriesSeen = 5 * time.Second
 	leastRoom   = 32 // retries that may wait all the same
 	// parkedKept is how many jobs of a destination that takes few at present stay when others need the room.
 	parkedKept = 8
 	useDecay   = 0.99 // of the shares of slots, each sweepEvery: half in 17 s
+
+	// A destination of which nothing was heard for so long makes room for others: some times as long as jobs take lately, for a busy host is
+	// late with all of its requests, within bounds.
+	stallTimes                  = 3
+	leastPatience, mostPatience = time.Second, 5 * time.Second
 )
 
 // destination finds the destination of a name, or makes it. mu is held.
@@ -81,6 +87,12 @@ func (l *lane) push(d *destination) {
 			l.turns[kind].Join(&d.lines[kind])
 		}
 	}
+}
+
+// patience is how long nothing need be heard of a destination with jobs running. mu is held.
+func (l *lane) patience(d *destination) time.Duration {
+	usual := time.Duration(max(d.mean, l.usual) * stallTimes * float64(time.Second))
+	return min(max(usual, leastPatience), mostPatience)
 }
 
 // empty takes all waiting jobs of a destination out. mu is held.
@@ -172,6 +184,9 @@ func (l *lane) ended(it *item, now time.Time) {
 		l.mean = took
 	}
 	l.mean += (took - l.mean) * meanOfAll
+	if took < mostPatience.Seconds() { // what took longer was, as a rule, given up
+		l.usual += (took - l.usual) * meanOfUsual
+	}
 	for kind := range l.turns {
 		l.turns[kind].SetQuantum(l.mean)
 	}

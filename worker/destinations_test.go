@@ -162,7 +162,7 @@ func TestLaterIsKept(t *testing.T) {
 		require.InDelta(t, 100, list[0].Waiting, 2)
 
 		w.window = 50 // now it is in others' way
-		w.shed(time.Now().Add(-time.Second))
+		w.shed(time.Now())
 		require.Equal(t, min(parkedKept, list[0].Retries)+min(parkedKept, list[0].Waiting-list[0].Retries), w.load().Waiting, "some of each kind stay")
 		w.takeWaiting()
 		time.Sleep(time.Second)
@@ -254,5 +254,49 @@ func TestRetriesDoNotFillTheWindow(t *testing.T) {
 		w.takeWaiting()
 		close(block)
 		time.Sleep(time.Second)
+	})
+}
+
+// Where all requests take seconds because the host itself is busy, jobs of destinations that answer wait in the window; those of one that
+// never does make room.
+func TestABusyHostShedsOnlyWhatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := 100 * time.Millisecond
+		w := newWorld(t, newTestGate(2), 1000, func(it *item) time.Duration {
+			if it.dest == "hangs" {
+				return 30 * time.Second
+			}
+			return took
+		})
+		w.window = 400
+		feed := func(jobs int) {
+			for i := range 40 {
+				w.feed(fmt.Sprint("well", i), jobs, false)
+			}
+		}
+		feed(10)
+		w.tick(5 * time.Second)
+		took = 1500 * time.Millisecond
+		feed(4)
+		w.tick(4 * time.Second) // it is known now that everything takes longer
+		feed(10)
+		w.feed("hangs", 50, false)
+		for range 20 {
+			w.tick(time.Second / 2)
+			for _, it := range w.shed(time.Now()) {
+				require.Equal(t, "hangs", it.dest)
+			}
+		}
+		require.Equal(t, 24*40, func() (n int) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, done := range w.done {
+				n += done
+			}
+			return n
+		}())
+		require.LessOrEqual(t, w.load().Waiting, 0)
+		w.takeWaiting()
+		time.Sleep(time.Minute)
 	})
 }

@@ -41,6 +41,7 @@ type lane struct {
 	wake       *time.Timer    // for them
 	wakeAt     time.Time      // zero: nobody is parked
 	mean       float64        // seconds that a job holds its slot, lately; 0: none has ended
+	usual      float64        // the same of jobs that were not given up
 	triedAt    time.Time      // a first try last came
 	waiting    [kinds]int
 	started    [kinds]uint64
@@ -329,9 +330,9 @@ func (l *lane) stale(before time.Time) []*item {
 }
 
 // shed makes room when the window is nearly full although slots are free: it is full of jobs for destinations that do not answer. It
-// takes out the jobs of those with requests under way of which none has ended, nor any started, since the given time. New jobs for them
-// are not let in until one of their requests ends. Of those that are let start few at present, a few stay.
-func (l *lane) shed(before time.Time) []*item {
+// takes out the jobs of those with requests under way of which none has ended, nor any started, for longer than they are given. New jobs
+// for them are not let in until one of their requests ends. Of those that are let start few at present, a few stay.
+func (l *lane) shed(now time.Time) []*item {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.here() < l.window*3/4 || l.running >= l.limit {
@@ -344,7 +345,7 @@ func (l *lane) shed(before time.Time) []*item {
 			for kind := range d.lines {
 				out = append(out, l.cut(&d.lines[kind], parkedKept, len(d.lines[kind].items))...)
 			}
-		case d.active > 0 && d.moved.Before(before):
+		case d.active > 0 && now.Sub(d.moved) > l.patience(d):
 			out = append(out, l.empty(d)...)
 			d.stalled = true
 		}
