@@ -22,8 +22,12 @@ var files embed.FS
 // FidelityNames are the scenarios that are both run and simulated.
 var FidelityNames = []string{"slow-hosts", "dead-hosts", "received-follows"}
 
-// calibrations are run before: jobs without deliveries, deliveries, and nothing at all.
-var calibrations = []string{"calibrate-jobs", "calibrate-deliveries", "calibrate-rest"}
+// What is run before: nothing at all, jobs without deliveries, deliveries.
+const (
+	restOnly       = "calibrate-rest"
+	jobsOnly       = "calibrate-jobs"
+	deliveriesOnly = "calibrate-deliveries"
+)
 
 // within is how far a simulated figure may be from the real one.
 const within = 0.15
@@ -83,12 +87,15 @@ func (c *Compared) Holds() bool {
 	return true
 }
 
-// Calibration is what a machine needs besides the jobs' own work.
-type Calibration struct {
+// Needs are what a machine needs under one engine besides the jobs' own work.
+type Needs struct {
 	simulate.Overhead
 
-	Rest map[simulate.EngineName]float64 // processors that are busy while nothing happens: the generator's looks at everything, the engine's own
+	Rest float64 // processors that are busy while nothing happens: the generator's looks at everything, the engine's own
 }
+
+// Calibration is both engines'.
+type Calibration map[simulate.EngineName]*Needs
 
 // Fidelity is everything that was compared.
 type Fidelity struct {
@@ -132,7 +139,7 @@ func CompareReal(ctx context.Context, o *Options, repeats int) (*Fidelity, error
 			}
 			c.Median = median(c.Real)
 			var err error
-			if c.Simulated, c.About, err = predicted(name, engine, &f.Calibration, c.Median.Steal); err != nil {
+			if c.Simulated, c.About, err = predicted(name, engine, f.Calibration[engine], c.Median.Steal); err != nil {
 				return f, err
 			}
 			f.Compared = append(f.Compared, c)
@@ -180,7 +187,7 @@ func measured(ctx context.Context, o *Options, name string, engine simulate.Engi
 }
 
 // predicted is the simulation of the same, on the same machine: its cores are shared by all, and of their time so much was not ours as others took then.
-func predicted(name string, engine simulate.EngineName, needs *Calibration, stolen float64) (Measured, string, error) {
+func predicted(name string, engine simulate.EngineName, needs *Needs, stolen float64) (Measured, string, error) {
 	s, err := fidelityScenario(name)
 	if err != nil {
 		return Measured{}, "", err
@@ -191,7 +198,7 @@ func predicted(name string, engine simulate.EngineName, needs *Calibration, stol
 	}
 	cfg.Overhead, cfg.Bins, cfg.Shared = needs.Overhead, int((s.Length+s.Drain)/time.Second), true
 	// What is busy anyway is, to the jobs, gone like what the hypervisor gives to others.
-	ours := 1 - needs.Rest[engine]/float64(s.Hardware[0].Hosts[0].Cores)
+	ours := 1 - needs.Rest/float64(s.Hardware[0].Hosts[0].Cores)
 	cfg.Stolen = min(max(0, 1-(1-stolen)*ours), 0.9)
 	r, err := simulate.Run(cfg)
 	if err != nil {
@@ -225,66 +232,68 @@ func figures(r *simulate.Result, length time.Duration) Measured {
 // is taken off first. What Ruby needs for a job under its lock is the same code under both engines, so stock Sidekiq's runs say it; what Queueville's need
 // beyond that is its worker's. What is measured are sums of processor time, never how long anything took.
 func calibrate(ctx context.Context, o *Options) (Calibration, error) {
-	free := Calibration{Overhead: simulate.Overhead{Fetch: -1, HandOver: -1}}
-	needs := Calibration{Overhead: free.Overhead, Rest: map[simulate.EngineName]float64{}}
-	type sums struct{ spare, database, beside, ruby, deliveries, queries float64 }
-	const ofJobs, ofDeliveries = 0, 1
-	var of [2][2]sums // by engine and calibration
-	for k, engine := range Engines {
-		rest, err := measured(ctx, o, calibrations[2], engine, 0)
+	all := Calibration{}
+	for _, engine := range Engines {
+		rest, err := measured(ctx, o, restOnly, engine, 0)
 		if err != nil {
-			return needs, err
+			return nil, err
 		}
-		needs.Rest[engine] = (rest.CPU + rest.Database + rest.Beside) / rest.Seconds
-		for i, name := range calibrations[:2] {
-			made, err := measured(ctx, o, name, engine, 0)
-			if err != nil {
-				return needs, err
-			}
-			bare, _, err := predicted(name, engine, &free, 0)
-			if err != nil {
-				return needs, err
-			}
-			by := made.Seconds / rest.Seconds
-			s := sums{
-				spare: made.CPU - by*rest.CPU - bare.CPU, database: made.Database - by*rest.Database - bare.Database, beside: made.Beside - by*rest.Beside,
-				ruby: float64(made.Done), deliveries: float64(made.Deliveries), queries: float64(bare.Queries),
-			}
-			if engine == simulate.Queueville {
-				s.ruby -= s.deliveries
-			}
-			of[k][i] = s
+		jobs, err := beyond(ctx, o, jobsOnly, engine, &rest)
+		if err != nil {
+			return nil, err
 		}
+		deliveries, err := beyond(ctx, o, deliveriesOnly, engine, &rest)
+		if err != nil {
+			return nil, err
+		}
+		need := &Needs{Rest: (rest.CPU + rest.Database + rest.Beside) / rest.Seconds}
+		// Two unknowns each, two runs.
+		job, delivery := solve(jobs.ruby, jobs.deliveries, jobs.cpu, deliveries.ruby, deliveries.deliveries, deliveries.cpu)
+		beside, receive := solve(jobs.all(), jobs.deliveries, jobs.beside, deliveries.all(), deliveries.deliveries, deliveries.beside)
+		need.Delivery, need.Beside, need.Receive = seconds(delivery), seconds(beside), seconds(receive)
+		need.Query = max(0, seconds((jobs.database+deliveries.database)/(jobs.queries+deliveries.queries)))
+		if stock := all[simulate.Sidekiq]; stock == nil {
+			need.Fetch, need.HandOver = some(seconds(job)), -1
+		} else {
+			need.Fetch, need.HandOver = stock.Fetch, some(seconds(job)-max(0, stock.Fetch))
+		}
+		all[engine] = need
 	}
-	stock, ours := &of[0], &of[1]
-	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)).Round(time.Microsecond) }
-	some := func(s float64) time.Duration { // 0 would be the default
-		if d := seconds(s); d > 0 {
-			return d
-		}
-		return -1
+	return all, nil
+}
+
+// beyond is what a calibration has shown beyond what is needed at rest and the jobs' own work, in seconds of processor time, and what it was needed for.
+func beyond(ctx context.Context, o *Options, name string, engine simulate.EngineName, rest *Measured) (spare, error) {
+	made, err := measured(ctx, o, name, engine, 0)
+	if err != nil {
+		return spare{}, err
 	}
-	fetch := max(0, (stock[ofJobs].spare+stock[ofDeliveries].spare)/(stock[ofJobs].ruby+stock[ofDeliveries].ruby))
-	needs.Fetch = some(fetch)
-	// Two unknowns each, two runs.
-	handOver, delivery := solve(ours[ofJobs].ruby, ours[ofJobs].deliveries, ours[ofJobs].spare-fetch*ours[ofJobs].ruby,
-		ours[ofDeliveries].ruby, ours[ofDeliveries].deliveries, ours[ofDeliveries].spare-fetch*ours[ofDeliveries].ruby)
-	needs.HandOver, needs.Delivery = some(handOver), seconds(delivery)
-	needs.Query = max(0, seconds((stock[ofJobs].database+stock[ofDeliveries].database)/(stock[ofJobs].queries+stock[ofDeliveries].queries)))
-	var beside, receive float64
-	for k := range of {
-		a, b := &of[k][ofJobs], &of[k][ofDeliveries]
-		jobs := func(s *sums) float64 {
-			if Engines[k] == simulate.Queueville {
-				return s.ruby + s.deliveries
-			}
-			return s.ruby
-		}
-		x, y := solve(jobs(a), a.deliveries, a.beside, jobs(b), b.deliveries, b.beside)
-		beside, receive = beside+x/2, receive+y/2
+	bare, _, err := predicted(name, engine, &Needs{Overhead: simulate.Overhead{Fetch: -1, HandOver: -1}}, 0)
+	if err != nil {
+		return spare{}, err
 	}
-	needs.Beside, needs.Receive = max(0, seconds(beside)), max(0, seconds(receive))
-	return needs, nil
+	by, done := made.Seconds/rest.Seconds, float64(made.Done)/float64(max(1, bare.Done)) // what a poller finds just before the end may be done or not
+	return spare{
+		cpu: made.CPU - by*rest.CPU - done*bare.CPU, database: made.Database - by*rest.Database - done*bare.Database, beside: made.Beside - by*rest.Beside,
+		ruby: float64(made.Done - made.Deliveries), deliveries: float64(made.Deliveries), queries: done * float64(bare.Queries),
+	}, nil
+}
+
+// spare are sums over a calibration.
+type spare struct{ cpu, database, beside, ruby, deliveries, queries float64 }
+
+func (s *spare) all() float64 { return s.ruby + s.deliveries }
+
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(time.Microsecond)
+}
+
+// some is what an Overhead has for nothing at all, where 0 would be the default.
+func some(d time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return -1
 }
 
 // solve finds x and y with a1·x + b1·y = c1 and a2·x + b2·y = c2. Nothing costs less than nothing: where one would be negative, which is noise, it is 0, and

@@ -184,10 +184,13 @@ func thousands(n int) string {
 // WritePage writes what docs/loadtest.md has of it.
 func (f *Fidelity) WritePage(w io.Writer) error {
 	p := &page{w: w}
-	c := &f.Calibration
-	p.say("Calibrated, in processor time: %v a job of Ruby under its lock, %v of Queueville's worker for it and %v more than estimated for a delivery, %v of PostgreSQL a query, "+
-		"%v of Redis, generator and conductor a job, %v of the receivers a delivery; at rest %.0f %% of a processor under stock Sidekiq, %.0f %% under Queueville.\n", max(0, c.Fetch), max(0, c.HandOver),
-		c.Delivery, c.Query, c.Beside, c.Receive, 100*c.Rest[simulate.Sidekiq], 100*c.Rest[simulate.Queueville])
+	p.say("Calibrated, in processor time:\n\n| engine | Ruby, a job | the worker, a job of Ruby | more than estimated, a delivery | PostgreSQL, a query | Redis, generator and conductor, a job | " +
+		"receivers, a delivery | at rest, of a processor |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
+	for _, engine := range Engines {
+		if c := f.Calibration[engine]; c != nil {
+			p.say("| %s | %v | %v | %v | %v | %v | %v | %.0f %% |\n", engine, max(0, c.Fetch), max(0, c.HandOver), c.Delivery, c.Query, c.Beside, c.Receive, 100*c.Rest)
+		}
+	}
 	p.say("\n| scenario | engine | jobs/s, real | simulated | | drain, real | simulated | | p99 of deliveries, real | simulated | | others took |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for i := range f.Compared {
 		c := &f.Compared[i]

@@ -82,11 +82,20 @@ func (r *Report) Plots() ([]Plot, error) {
 		guides = append(guides, guide{at: float64(n), name: "budget"})
 	}
 	add("connections", "Database connections", "open", "Of all job processes together.", false, one(func(s *simulate.Series) []float64 { return floats(s.Connections) }), guides...)
-	add("destinations", "Destinations that are down", "instances", "Solid: held for down by the engine's breaker. Dotted: down in truth.", false,
-		func(s *simulate.Series) [][]float64 { return [][]float64{floats(s.Down), floats(s.Unhealthy)} })
+	if r.Environment.Kind == KindReal { // nobody asks the engines there
+		add("destinations", "Destinations that are down", "instances", "In truth: what the receivers do.", false,
+			func(s *simulate.Series) [][]float64 { return [][]float64{floats(s.Unhealthy)} })
+	} else {
+		add("destinations", "Destinations that are down", "instances", "Solid: held for down by the engine's breaker. Dotted: down in truth.", false,
+			func(s *simulate.Series) [][]float64 { return [][]float64{floats(s.Down), floats(s.Unhealthy)} })
+	}
 	add("retries", "Waiting for another try", "jobs", "Solid: failed, in the retry set. Dotted: put off untried, because the destination is down.", false,
 		func(s *simulate.Series) [][]float64 { return [][]float64{floats(s.Retrying), floats(s.Held)} })
-	add("memory", "Memory", "GiB", "Of the engine's processes, by the figures of docs/loadtest.md.", false, one(func(s *simulate.Series) []float64 { return s.Memory }))
+	memory := "Of the engine's processes, by the figures of docs/loadtest.md."
+	if r.Environment.Kind == KindReal {
+		memory = "Of the engine's processes, as the system counts them (Pss)."
+	}
+	add("memory", "Memory", "GiB", memory, false, one(func(s *simulate.Series) []float64 { return s.Memory }))
 	return plots, failed
 }
 
@@ -216,7 +225,7 @@ func (r *Report) draw(unit string, log bool, lines func(*simulate.Series) [][]fl
 	return p, nil
 }
 
-// clockTicks are times of day.
+// clockTicks are times of day; of a run of minutes, the time since its beginning.
 type clockTicks struct {
 	start time.Duration
 	most  float64 // labels
@@ -224,6 +233,9 @@ type clockTicks struct {
 
 // Ticks implements plot.Ticker.
 func (c clockTicks) Ticks(low, high float64) []plot.Tick {
+	if high-low < shortRun {
+		return c.secondTicks(low, high)
+	}
 	step := 1.0 / 12
 	for _, s := range []float64{1.0 / 12, 0.25, 0.5, 1, 2, 3, 6, 12, 24, 48} {
 		step = s
@@ -237,6 +249,29 @@ func (c clockTicks) Ticks(low, high float64) []plot.Tick {
 	for t := math.Ceil((start+low)/step) * step; t < start+0.985*high; t += step {
 		minutes := int(math.Round(t*60)) % 1440
 		ticks = append(ticks, plot.Tick{Value: t - start, Label: fmt.Sprintf("%02d:%02d", minutes/60, minutes%60)})
+	}
+	return ticks
+}
+
+// shortRun, in hours, is what a time of day says nothing about.
+const shortRun = 0.25
+
+func (c clockTicks) secondTicks(low, high float64) []plot.Tick {
+	const hour = 3600
+	step := 1.0
+	for _, s := range []float64{1, 2, 5, 10, 15, 30, 60, 120} {
+		step = s
+		if (high-low)*hour/s <= c.most {
+			break
+		}
+	}
+	var ticks []plot.Tick
+	for t := math.Ceil(low*hour/step) * step; t < 0.985*high*hour; t += step {
+		label := fmt.Sprintf("%.0f s", t)
+		if high*hour >= 120 {
+			label = fmt.Sprintf("%d:%02d", int(t)/60, int(t)%60)
+		}
+		ticks = append(ticks, plot.Tick{Value: t / hour, Label: label})
 	}
 	return ticks
 }

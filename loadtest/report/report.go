@@ -45,8 +45,14 @@ type Environment struct {
 	Version string `json:"version"`
 	Go      string `json:"go"`
 	System  string `json:"system"`
-	Kind    string `json:"kind"` // simulated
+	Kind    string `json:"kind"` // KindSimulated or KindReal
 }
+
+// Kinds of runs.
+const (
+	KindSimulated = "simulated"
+	KindReal      = "real run"
+)
 
 // Run is one engine's.
 type Run struct {
@@ -62,7 +68,7 @@ func New(s *scenario.Scenario, results []*simulate.Result, version string, chang
 			Name: s.Name, About: s.About, Story: s.Story, Seed: s.Seed, Clock: s.Clock, Zone: s.Zone, Length: s.Length, Drain: s.Drain,
 			Users: s.World.Server.Users, Active: s.World.Server.Active, Marks: s.Marks(), Stages: s.Hardware, Changed: changed,
 		},
-		Environment: Environment{Version: version, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, Kind: "simulated"},
+		Environment: Environment{Version: version, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, Kind: KindSimulated},
 		Assumptions: assumptions(s),
 	}
 	for _, stage := range s.Hardware {

@@ -23,6 +23,7 @@ type meter struct {
 	refused, late, dropped, strange                      int
 	latest                                               time.Duration // the greatest delay of the generator
 	lastEnd                                              time.Duration // when a job was done last
+	base                                                 sample        // what was used before the run began
 }
 
 type queueMeter struct {
@@ -214,7 +215,7 @@ func (m *meter) series(r *simulate.Result, cores, databaseCores int) {
 	for i := range s.Queues {
 		s.Queues[i].Name = world.QueueNames[i]
 	}
-	var last sample
+	last := m.base
 	for k := range m.bins {
 		b := &m.bins[k]
 		now := last
@@ -250,12 +251,13 @@ func (m *meter) series(r *simulate.Result, cores, databaseCores int) {
 	}
 	u.MemoryGiBHours = round(u.MemoryGiBHours)
 	u.CoreHours = round(float64(cores) * r.Seconds / 3600)
-	u.CPUHours, u.DatabaseHours = round(last.cpu.Hours()), round(last.database.Hours())
+	used := last.cpu - m.base.cpu
+	u.CPUHours, u.DatabaseHours = round(used.Hours()), round((last.database - m.base.database).Hours())
 	if u.CoreHours > 0 {
 		u.CPUShare = round(u.CPUHours / u.CoreHours)
 	}
 	if r.Jobs.Done > 0 {
-		u.CPUPerMillion = round(last.cpu.Hours() * 1e6 / float64(r.Jobs.Done))
+		u.CPUPerMillion = round(used.Hours() * 1e6 / float64(r.Jobs.Done))
 	}
 }
 

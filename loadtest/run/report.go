@@ -23,7 +23,7 @@ type Report struct {
 
 // Describe says in the report that it is of real runs, and what is to be known of them.
 func (r *Report) Describe() {
-	r.Environment.Kind = "real run"
+	r.Environment.Kind = report.KindReal
 	r.Assumptions = []string{
 		"Real servers and real job processes on this machine, in real time; the scenario squeezed into its small form. Not Mastodon: each job uses processor time, makes " +
 			"statements and waits as the scenario's costs say.",
@@ -83,9 +83,11 @@ func (r *Report) WriteText(w io.Writer) error {
 		say("\n%s: %.1f jobs/s, %s, 99 of 100 waited less than %.2f s; receivers accepted %d, %d twice, %d with a wrong signature", x.Engine, x.Throughput, drain, x.P99Seconds,
 			x.Receivers.Accepted, x.Receivers.Duplicates, x.Receivers.BadSignatures)
 	}
+	if len(r.Predicted) > 0 {
+		say("\n\npredicted\treal\tsimulated\tdifference\t\n")
+	}
 	for i := range r.Predicted {
 		p := &r.Predicted[i]
-		say("\n\npredicted\treal\tsimulated\tdifference\t\n")
 		for _, f := range p.Figures {
 			say("%s %s\t%.4g\t%.4g\t%+.0f %%\t\n", p.Engine, f.Name, f.Real, f.Simulated, 100*f.Difference)
 		}

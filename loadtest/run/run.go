@@ -167,10 +167,10 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 		return nil, err
 	}
 	booted := time.Since(boot)
-	before, _ := e.use.look(e.pids()...)
-	databaseBefore, _ := s.databaseUse.look(s.postgres.PID())
-	besideBefore := s.beside()
 	c := s.conduct
+	c.meter.base.cpu, _ = e.use.look(e.pids()...) // 0 where it is not known
+	c.meter.base.database, _ = s.databaseUse.look(s.postgres.PID())
+	besideBefore := s.beside()
 	c.begin()
 	runCtx, stop := context.WithCancel(ctx)
 	generated := make(chan struct{})
@@ -208,8 +208,6 @@ func (s *site) run(ctx context.Context, o *Options, cfg *simulate.Config) (*Outc
 	out := s.outcome(cfg, stage, end, where)
 	r := out.Result
 	r.Partial = ctx.Err() != nil
-	r.Use.CPUHours = round(r.Use.CPUHours - before.Hours())
-	r.Use.DatabaseHours = round(r.Use.DatabaseHours - databaseBefore.Hours())
 	out.Real.Beside = round(beside.Seconds())
 	out.Real.MayLose = mayLose(o.Engine, o.Scenario.Incidents)
 	out.Real.BootSeconds, out.Real.Interrupted, out.Real.Pinned = round(booted.Seconds()), r.Partial, o.JobCPUs != ""

@@ -108,7 +108,7 @@ type Overhead struct {
 	Fetch    time.Duration `json:"fetch_ns"`     // processor time under Ruby's lock, of a job of Ruby; 0 means 250 µs, −1 none
 	HandOver time.Duration `json:"hand_over_ns"` // processor time of the worker, of the same; 0 means 130 µs, −1 none
 	Query    time.Duration `json:"query_ns"`     // of PostgreSQL's processor, of each query
-	Delivery time.Duration `json:"delivery_ns"`  // of the worker's, of each delivery, beyond what the class costs
+	Delivery time.Duration `json:"delivery_ns"`  // of the worker's or Ruby's, of each delivery, beyond what the class costs
 	Beside   time.Duration `json:"beside_ns"`    // of Redis, the generator and whoever else serves a load test, of each job; only on a shared host
 	Receive  time.Duration `json:"receive_ns"`   // of the receivers, of each delivery; only on a shared host
 }

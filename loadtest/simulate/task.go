@@ -63,6 +63,9 @@ func (s *sim) begin(job *world.Job, p *proc, native bool) int32 {
 	cpu := int64(float64(d.CPU)/p.host.Speed) + int64(s.cfg.Overhead.Fetch)
 	nat := int64(float64(d.Native) / p.host.Speed)
 	class := &world.ClassTable[job.Class]
+	if class.Net == world.NetDelivery && !native {
+		cpu = max(0, cpu+int64(s.cfg.Overhead.Delivery))
+	}
 	n := 0
 	add := func(kind stepKind, amount int64, queries int) {
 		t.steps[n] = step{kind: kind, amount: amount, queries: queries}
