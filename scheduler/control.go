@@ -10,8 +10,8 @@ import (
 const (
 	defaultTargetCPU = 0.95
 	defaultMinShare  = 0.25
-	quietOthers      = 0.10 // of the host's processors: others that use less are no reason to leave any idle
-	activeOthers     = 0.25 // and from this on the target holds in full
+	quietOthers      = 0.20 // of the host: others that use less are, as a rule, Redis and Postgres at work for our own jobs, and no reason to leave any idle
+	activeOthers     = 0.35 // and from this on the target holds in full
 	highPressure     = 0.93
 	openly           = 0.93 // of the target in use: processors are idle
 	highThrottled    = 0.05

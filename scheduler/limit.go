@@ -56,6 +56,7 @@ type laneControl struct {
 	base    watch   // what was measured under the present limit before and after trials that were taken back
 	tight   bool    // when less was tried, all processors were in use
 
+	top        watch   // what was measured before the first of several steps down
 	idleBefore float64 // share of the processors that were idle then
 	refAt      float64 // the limit it was measured under
 
@@ -192,7 +193,7 @@ func (l *laneControl) forget(c *Controller, m *moment) {
 	if c.probing == l {
 		c.probing = nil
 	}
-	l.stage, l.watch, l.ref, l.base, l.leapt = watching, watch{}, watch{}, watch{}, 0
+	l.stage, l.watch, l.ref, l.base, l.leapt, l.factor = watching, watch{}, watch{}, watch{}, 0, retreat
 	l.settle = m.clock
 }
 
@@ -251,7 +252,7 @@ func (l *laneControl) pressed(c *Controller, m *moment, v *Lane) bool {
 	minor := v.CPU >= 0 && h.Ours > 0 && v.CPU < least*h.Ours
 	switch {
 	case m.over <= 0:
-	case minor:
+	case minor, v.Full < demandFull && !m.steep: // it is not the limit that lets it use so much
 		l.holdTill = m.clock + afterBrake
 	case h.Ours < 0:
 		press(m.target/h.Busy, ByCPU)

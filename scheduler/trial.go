@@ -20,12 +20,14 @@ const (
 	calm        = 0.015 // of the processors: with so many idle after a step down, nothing was lost
 	clearSpan   = 3.0   // seconds until the use of processors is known to a hundredth
 
-	leastGain = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
-	leastLoss = 0.10 // of what a step down would cost if throughput followed: less, and it is kept
-	leastUse  = 0.33 // the same for the use of processors, where they are all in use
-	inflation = 1.3  // of the run time without more throughput: the step is taken back at once
-	noise     = 0.07 // relative: with more than this a step down shows nothing
-	changed   = 0.25 // of throughput: what was found out before holds no more
+	leastGain  = 0.15 // of what a step would bring if throughput followed: less, and it is taken back
+	leastLoss  = 0.10 // of what a step down would cost if throughput followed: less, and it is kept
+	leastUse   = 0.33 // the same for the use of processors, where they are all in use
+	littleLoss = 0.01 // of the throughput, since the first step down of a series, where it is known to
+	precise    = 0.04 // relative
+	inflation  = 1.3  // of the run time without more throughput: the step is taken back at once
+	noise      = 0.07 // relative: with more than this a step down shows nothing
+	changed    = 0.25 // of throughput: what was found out before holds no more
 
 	firstPause   = 2.0 // seconds after a step that was taken back until the next, doubling to
 	longestPause = 60.0
@@ -284,6 +286,9 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 	computes := l.computes(m, v, &l.watch)
 	more, d := gain(&l.ref, &l.watch, computes)
 	step := l.limit/l.from - 1
+	if byEnds, doubt := gain(&l.ref, &l.watch, false); computes && byEnds > more && doubt < precise { // each of more jobs may take less of the processors
+		more, d = byEnds, doubt
+	}
 	room, open, shut := l.room(c, m, v, &l.watch)
 	// The first jobs to end are short ones, and of which classes are short nothing is known yet.
 	credible := min(l.ref.telling, l.watch.telling) >= leastTelling && l.ref.span >= l.long(v) && l.ref.since-l.born >= 2*l.long(v)
@@ -297,7 +302,7 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 	if !inflated && !shown && l.watch.span < l.span(v) {
 		return
 	}
-	vain := !shut && (inflated || credible && told+2*d < math.Log(1+step/2) || d < leastGain*step/2 && more < leastGain*step)
+	vain := !shut && (inflated || credible && told+2*d < math.Log(1+step/2) || told+2*d < math.Log(1+leastGain*step))
 	if !shown && !shut && !vain && l.watch.span < l.patience(v) {
 		return
 	}
@@ -364,6 +369,9 @@ func (l *laneControl) shrinking(c *Controller, m *moment, v *Lane, shut bool) {
 	to = max(to, math.Ceil(l.watch.cores()-0.1))
 	if to >= float64(l.cfg.Min) && to <= l.limit-0.5 {
 		l.beginStep(c, m, to, tryingDown, "trying less")
+		if l.factor == retreat { // the first of a series
+			l.top = l.ref
+		}
 		l.tight, l.idleBefore = shut, m.idleShare(v, &l.ref)
 	}
 }
@@ -402,7 +410,11 @@ func (l *laneControl) judgeDown(c *Controller, m *moment, v *Lane) {
 	case span < clearSpan && idle > calm/3:
 	case span < min(longestWatch, 4*l.long(v)) && !(idle < calm/3 && l.idleBefore < calm/3 && span > 2*closeSpan): // those that compute may have met by chance
 	default:
-		l.endDown(c, m, idle < calm && used > 1-leastUse*step && told-d < step/2, 0)
+		keep := idle < calm && used > 1-leastUse*step && told-d < step/2
+		if more, d := gain(&l.top, &l.watch, false); d < precise { // processors that are all in use may still get less done, a little with each step
+			keep = keep && more > -littleLoss
+		}
+		l.endDown(c, m, keep, 0)
 	}
 }
 

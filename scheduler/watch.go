@@ -5,7 +5,7 @@ import "math"
 const (
 	fewEnds      = 20
 	leastTelling = 6
-	leastSwing   = 0.05 // of the use of processors, about
+	leastSwing   = 0.15 // of the use of processors, about
 	leastSpan    = 0.45 // seconds: ends that come in waves need two of them, and sensors need a moment
 	closeSpan    = 1.0
 	spanWalls    = 2.0
@@ -89,14 +89,20 @@ func (w *watch) cores() float64 {
 func (w *watch) idle() float64 { return w.spare / max(w.span, 1e-9) }
 
 // unsure is the relative standard error of the use of processors, by how it swings from look to look; looks within a job's time are not
-// independent.
-func (w *watch) unsure() float64 {
+// independent. Jobs that hardly compute take what they do in bursts, when they begin.
+func (w *watch) unsure(computes bool) float64 {
 	mean := w.cores()
 	if mean <= 0 {
 		return math.Inf(1)
 	}
 	swing := math.Sqrt(max(0, w.squares/w.span-mean*mean)) / mean
-	return max(leastSwing, swing) / math.Sqrt(w.span/max(leastSpan, w.meanLong()))
+	if long := w.meanLong(); !computes {
+		if long <= 0 {
+			return math.Inf(1)
+		}
+		return max(leastSwing, swing) / math.Sqrt(w.span/max(leastSpan, 2*long))
+	}
+	return max(leastSwing/3, swing) / math.Sqrt(w.span/max(leastSpan, w.meanLong()))
 }
 
 // counted is the relative standard error of comparing what two watches counted, as if ends came at random; those of a busy lane come more
@@ -123,7 +129,7 @@ func gain(a, b *watch, computes bool) (more, doubt float64) {
 	was, is := a.work/a.span, b.work/b.span
 	doubt = counted(a, b)
 	if (computes || min(a.done, b.done) < fewEnds) && !a.blind && !b.blind {
-		if d := math.Hypot(a.unsure(), b.unsure()); d < doubt {
+		if d := math.Hypot(a.unsure(computes), b.unsure(computes)); d < doubt {
 			was, is, doubt = a.cores(), b.cores(), d
 		}
 	}

@@ -154,7 +154,7 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 			var text strings.Builder
 			if t.adaptive {
 				last, from = r, begins[0]
-				cold = append(cold, r.settled(begins[0], a, r.rate(a, z)))
+				cold = append(cold, r.settled(begins[0], z, r.rate(a, z)))
 				for _, name := range r.lanes() {
 					mean, cv := r.limit(name, a, z)
 					lane = name
