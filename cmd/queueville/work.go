@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/queueville/queueville/internal/footprint"
 	"github.com/queueville/queueville/internal/mastodonenv"
 	"github.com/queueville/queueville/internal/redisconn"
 	"github.com/queueville/queueville/internal/sidecar"
@@ -143,6 +144,9 @@ func withoutHint(err error) error {
 // gcPercent is the worker's GOGC unless the environment says otherwise.
 const gcPercent = 25
 
+// startupOver is when nothing is expected to be still starting.
+const startupOver = 10 * time.Second
+
 // work runs the worker until it is told to stop. more add to what the worker is given.
 func work(ctx context.Context, io stdio, opts *sidecar.Options, release func(), more ...func(*sidecar.Env)) error {
 	log := newLogger(io, opts)
@@ -171,6 +175,10 @@ func work(ctx context.Context, io stdio, opts *sidecar.Options, release func(), 
 	if err := report(io, problems); err != nil {
 		return withoutHint(err)
 	}
+	forget := time.AfterFunc(startupOver, func() {
+		_, _ = footprint.ForgetStartup() // what it cannot give back stays
+	})
+	defer forget.Stop()
 	log.InfoContext(ctx, "worker starts", slog.String("does", s.Describe()), slog.String("signer", s.Signer), slog.String("metrics", s.MetricsAddr()),
 		slog.String("version", version), slog.Bool("shadow", opts.Shadow))
 	ctx, cancel := context.WithCancel(ctx)

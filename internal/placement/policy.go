@@ -6,7 +6,7 @@ import "math"
 const (
 	FullLoad   = 1.1  // CPU load up to which a process takes more: one CPU-second per second, and a little for what is measured wrong
 	LightShare = 0.3  // a class with less is light: it mostly waits
-	LightLoad  = 0.9  // CPU load of light jobs up to which they are taken beside heavy ones
+	LightLoad  = 0.9  // CPU load of light jobs up to which they and heavy ones are taken beside each other, whoever came first
 	Ahead      = 2    // jobs per process that may wait for a place to become free
 	BusyLoad   = 0.75 // CPU load per process for which the number of processes is chosen
 )
@@ -37,10 +37,17 @@ func (p *ProcView) fits(share float64) bool {
 		return false
 	case p.Running == 0:
 		return true
-	case p.Load+share <= FullLoad:
-		return true
 	}
-	return share < LightShare && p.Light+share <= LightLoad
+	return share <= p.spare(share)
+}
+
+// spare is how much CPU load jobs of that share may add. Heavy ones do not count light ones up to LightLoad: otherwise a queue of jobs that wait
+// would keep those that compute out for as long as it has any, whatever their goals.
+func (p *ProcView) spare(share float64) float64 {
+	if share < LightShare {
+		return max(FullLoad-p.Load, LightLoad-p.Light)
+	}
+	return FullLoad - p.Load + min(p.Light, LightLoad)
 }
 
 func (p *ProcView) take(j *JobView) {
@@ -133,10 +140,7 @@ func Room(waiting int, procs []ProcView, typical float64) int {
 		if p.Alone || p.Idle == 0 {
 			continue
 		}
-		n := int(math.Max(0, FullLoad-p.Load) / typical)
-		if typical < LightShare {
-			n = max(n, int(math.Max(0, LightLoad-p.Light)/typical))
-		}
+		n := int(math.Max(0, p.spare(typical)) / typical)
 		if p.Running == 0 {
 			n = max(n, 1)
 		}

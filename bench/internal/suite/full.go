@@ -17,20 +17,32 @@ const (
 
 // load is what the full suite's contenders have to do.
 type load struct {
-	name   string
-	shares []rubyapp.Share
-	jobs   int // of one round
-	sweep  int // of one run of the sweep; enough for the end, when only waiting is left, not to decide
-	want   float64
+	part       string // FullParts'
+	name       string
+	shares     []rubyapp.Share
+	deliveries float64 // share of the jobs, 0 to 1; the rest is as shares says
+	jobs       int     // of one round
+	sweep      int     // of one run of the sweep; enough for the end, when only waiting is left, not to decide
+	want       float64 // of stock Sidekiq's throughput; 0 if nothing is promised
 }
 
+// Parts with a say in others: the memory of both comes after the loads.
+const (
+	mixedPart  = "mixed"
+	memoryPart = "memory"
+)
+
 // FullParts are the parts of the full suite: its loads, and the memory of both.
-func FullParts() []string { return []string{"ingress", "mixed", "memory"} }
+func FullParts() []string { return []string{"ingress", mixedPart, "ruby", memoryPart} }
+
+// pushShare is how many of all jobs are deliveries in an ordinary hour of the load tests' model of a server (docs/loadtest.md), rounded.
+const pushShare = 0.3
 
 func fullLoads(o Options) []load {
 	list := []load{
-		{name: "ingress, bound by the processor", shares: rubyapp.Ingress(), jobs: 3000, sweep: 400, want: 1},
-		{name: "all queues, processor and waiting", shares: rubyapp.Mixed(), jobs: 6000, sweep: 1200, want: 1.3},
+		{part: "ingress", name: "ingress, bound by the processor", shares: rubyapp.Ingress(), jobs: 3000, sweep: 400, want: 1},
+		{part: mixedPart, name: "all queues, processor and waiting", shares: rubyapp.Mixed(), deliveries: pushShare, jobs: 6000, sweep: 1200, want: 1.3},
+		{part: "ruby", name: "the same without push", shares: rubyapp.Mixed(), jobs: 6000, sweep: 1200},
 	}
 	for i := range list {
 		if o.Quick {
@@ -51,8 +63,9 @@ func (l *load) tries(s setting) int { return min(l.sweep, max(100, 30*s.processe
 
 func (s setting) String() string { return fmt.Sprintf("%d × -c %d", s.processes, s.threads) }
 
-// memoryProcesses is how many processes the memory of both is compared with.
-const memoryProcesses = 8
+// The memory of both is compared with so many processes, and with as many threads each as the sweep of the mixed load found best, or, where
+// there was none, as many as Mastodon's unit has.
+const memoryProcesses, memoryThreads = 8, 25
 
 const (
 	fullLimit   = 4 * time.Minute        // one contender in one round
@@ -81,6 +94,10 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer f.close()
+	if err := f.receive(ctx); err != nil {
+		return nil, err
+	}
+	defer f.inboxes.stop(5 * time.Second)
 	report := &Report{Values: map[string][]Figure{}}
 	ours := o.wants(fullQueueville)
 	if ours && !f.supported(ctx) {
@@ -88,14 +105,18 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 		ours = false
 	}
 	results := map[string][]fullFigure{}
-	var best setting
-	for i, l := range fullLoads(o) {
-		if part := FullParts()[i]; len(o.Parts) > 0 && !slices.Contains(o.Parts, part) {
+	threads := memoryThreads
+	for _, l := range fullLoads(o) {
+		if !o.has(l.part) {
 			continue
 		}
+		var best setting
 		if o.wants(fullSidekiq) {
 			if best, err = f.sweep(ctx, l, report); err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
+			}
+			if l.part == mixedPart {
+				threads = best.threads
 			}
 		}
 		for round := range o.Rounds {
@@ -112,8 +133,8 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 			}
 		}
 	}
-	if len(o.Parts) == 0 || slices.Contains(o.Parts, FullParts()[2]) {
-		if err := f.memory(ctx, best, ours, results, report); err != nil {
+	if o.has(memoryPart) {
+		if err := f.memory(ctx, threads, ours, results, report); err != nil {
 			return nil, err
 		}
 	}
@@ -203,20 +224,21 @@ func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting,
 }
 
 // memory compares the memory of as many processes of each, after they have worked.
-func (f *full) memory(ctx context.Context, best setting, ours bool, results map[string][]fullFigure, report *Report) error {
-	l := fullLoads(f.o)[1]
+func (f *full) memory(ctx context.Context, threads int, ours bool, results map[string][]fullFigure, report *Report) error {
+	loads := fullLoads(f.o)
+	l := loads[slices.IndexFunc(loads, func(l load) bool { return l.part == mixedPart })]
 	l.name = memoryLoad
-	s := setting{memoryProcesses, best.threads}
-	if s.threads == 0 {
-		s.threads = 10
-	}
-	if f.o.wants(fullSidekiq) {
-		if err := f.round(ctx, l, fullSidekiq, s, 7, l.jobs, results, report); err != nil {
-			return err
+	s := setting{memoryProcesses, threads}
+	for round := range f.o.Rounds {
+		seed := uint64(round) + 7 //nolint:gosec // small
+		for _, name := range []string{fullSidekiq, fullQueueville} {
+			if name == fullSidekiq && !f.o.wants(name) || name == fullQueueville && !ours {
+				continue
+			}
+			if err := f.round(ctx, l, name, s, seed, l.jobs, results, report); err != nil {
+				return err
+			}
 		}
 	}
-	if !ours {
-		return nil
-	}
-	return f.round(ctx, l, fullQueueville, s, 7, l.jobs, results, report)
+	return nil
 }

@@ -41,7 +41,7 @@ func fullReport(o Options, r *Report, results map[string][]fullFigure) {
 	r.Tables = append(r.Tables, Table{Title: fmt.Sprintf("Ruby jobs; other servers answer after %v; stock Sidekiq as the sweep says", o.Latency), Rows: rows})
 	for _, l := range names {
 		theirs, ours := results[l.name+", "+fullSidekiq], results[l.name+", "+fullQueueville]
-		if len(theirs) > 0 && len(ours) > 0 {
+		if l.want > 0 && len(theirs) > 0 && len(ours) > 0 {
 			r.Targets = append(r.Targets, measure.Target{
 				What: l.name + ": jobs/s against tuned stock Sidekiq, %", Want: fmt.Sprintf("≥ %.0f", 100*l.want), Limit: 100 * l.want,
 				Got: 100 * fullSeries(ours, rate).Median() / fullSeries(theirs, rate).Median(),

@@ -20,8 +20,11 @@ import (
 	"github.com/queueville/queueville/internal/throwaway"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/queueville/queueville/bench/internal/jobs"
 	"github.com/queueville/queueville/bench/internal/measure"
 	"github.com/queueville/queueville/bench/internal/peers"
+	"github.com/queueville/queueville/bench/internal/receiver"
+	"github.com/queueville/queueville/bench/internal/ruby"
 )
 
 // full is what all rounds of the full suite share: the application's directory, a Postgres, and the server that jobs wait for.
@@ -33,6 +36,9 @@ type full struct {
 	db     *database
 	remote *http.Server
 	url    string // of remote
+
+	inboxes *receivers // of deliveries; nil without receive
+	before  int        // deliveries of earlier runs
 }
 
 func newFull(ctx context.Context, o Options) (f *full, err error) {
@@ -86,6 +92,19 @@ func (f *full) listen(ctx context.Context) error {
 	f.url = "http://" + l.Addr().String()
 	go func() { _ = f.remote.Serve(l) }() // ends with Close
 	return nil
+}
+
+// receive starts the inboxes of deliveries, on https, which answer late too, and writes the Ruby worker that delivers to them.
+func (f *full) receive(ctx context.Context) (err error) {
+	dir := filepath.Join(f.dir, "app", "workers", "activitypub")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	if _, err := ruby.Write(dir, ruby.Delivery); err != nil {
+		return err
+	}
+	f.inboxes, err = startReceivers(ctx, f.o, receiver.Config{Hosts: deliveryHosts, TLS: true, Latency: f.o.Latency, Keys: f.db.keys})
+	return err
 }
 
 // supported says whether the queueville of this tree has full mode.
@@ -144,8 +163,12 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 		return got, err
 	}
 	warm := n / 4
+	if f.before, err = f.delivered(ctx); err != nil {
+		return got, err
+	}
 	mix := rubyapp.NewMix(seed, f.db.data.Accounts, l.shares...)
-	before, jobs := draw(mix, warm), draw(mix, n)
+	maker := jobs.NewMaker(seed, deliveryBytes-200, deliveryBytes+200, f.db.accounts(), f.inboxes.Inboxes)
+	before, all := mingle(draw(mix, warm), maker, l.deliveries), mingle(draw(mix, n), maker, l.deliveries)
 	if err := push(ctx, client, before); err != nil {
 		return got, err
 	}
@@ -158,7 +181,7 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 	}
 	used, stolen := hostCPU()
 	start := time.Now()
-	if err := push(ctx, client, jobs); err != nil {
+	if err := push(ctx, client, all); err != nil {
 		return got, err
 	}
 	if err := f.until(ctx, client, list, warm+n); err != nil {
@@ -166,8 +189,8 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 	}
 	took := time.Since(start)
 	usedThen, stolenThen := hostCPU()
-	all := took.Seconds() * float64(f.cores)
-	got.stolen, got.idle = (stolenThen-stolen)/all, max(0, 1-(usedThen-used)/all)
+	whole := took.Seconds() * float64(f.cores)
+	got.stolen, got.idle = (stolenThen-stolen)/whole, max(0, 1-(usedThen-used)/whole)
 	after, err := treeCPU(list)
 	if err != nil {
 		return got, err
@@ -176,15 +199,19 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 		return got, err
 	}
 	got.Figure = Figure{Jobs: n, PerSecond: float64(n) / took.Seconds(), CPU: micros(after-cpu) / float64(n), PeakMiB: got.pss}
-	return got, clean(ctx, client, warm+n)
+	return got, f.clean(ctx, client, warm+n)
 }
 
-// env is what all Ruby processes get.
+// env is what all processes get.
 func (f *full) env(server *throwaway.RedisServer) []string {
-	return []string{
+	env := []string{
 		"RAILS_ENV=production", "REDIS_URL=" + server.URL(), "DATABASE_URL=" + f.db.server.DSN(), "RUBYAPP_REMOTE=" + f.url, "RUBYAPP_RECORD=count", "RUBYAPP_GEMS=1",
 		"RAILS_LOG_LEVEL=warn", "RUBYOPT=-W0", "MALLOC_ARENA_MAX=2", "PATH=" + filepath.Dir(f.bundle) + ":" + os.Getenv("PATH"),
 	}
+	if f.inboxes != nil {
+		env = append(env, "SSL_CERT_FILE="+f.inboxes.caFile)
+	}
+	return env
 }
 
 // start starts a contender's processes. Those that were started are returned even with an error.
@@ -278,12 +305,31 @@ func alive(list []*process) error {
 	return nil
 }
 
+// delivered counts the deliveries that were not made in Ruby, of all runs.
+func (f *full) delivered(ctx context.Context) (int, error) {
+	if f.inboxes == nil {
+		return 0, nil
+	}
+	c, err := f.inboxes.counts(ctx)
+	return int(c.Received - c.Ruby), err
+}
+
+// done counts the jobs of a run that have ended: those that Ruby counted, and the deliveries that it did not make.
+func (f *full) done(ctx context.Context, client *redis.Client) (int, error) {
+	count, err := client.Get(ctx, "ran:count").Int()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return 0, fmt.Errorf("count jobs: %w", err)
+	}
+	native, err := f.delivered(ctx)
+	return count + native - f.before, err
+}
+
 // until waits for the end of the nth job.
 func (f *full) until(ctx context.Context, client *redis.Client, list []*process, n int) error {
 	for {
-		count, err := client.Get(ctx, "ran:count").Int()
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return fmt.Errorf("count jobs: %w", err)
+		count, err := f.done(ctx, client)
+		if err != nil {
+			return err
 		}
 		if count >= n {
 			return nil
@@ -295,13 +341,13 @@ func (f *full) until(ctx context.Context, client *redis.Client, list []*process,
 }
 
 // clean says that no job failed and none ran twice.
-func clean(ctx context.Context, client *redis.Client, n int) error {
+func (f *full) clean(ctx context.Context, client *redis.Client, n int) error {
 	if err := pause(ctx, 300*time.Millisecond); err != nil {
 		return err
 	}
-	count, err := client.Get(ctx, "ran:count").Int()
+	count, err := f.done(ctx, client)
 	if err != nil {
-		return fmt.Errorf("count jobs: %w", err)
+		return err
 	}
 	failed, err := client.ZCard(ctx, "retry").Result()
 	if err != nil {
@@ -317,24 +363,47 @@ func clean(ctx context.Context, client *redis.Client, n int) error {
 	return nil
 }
 
+// job is what can be enqueued.
+type job interface {
+	Payload(now time.Time) (payload, jid, queue string)
+}
+
+// delivery is a job of push.
+type delivery struct{ jobs.Delivery }
+
+// Payload is as rubyapp.Job's.
+func (d delivery) Payload(now time.Time) (payload, jid, queue string) {
+	return d.Sidekiq(peers.Queue, now), "", peers.Queue
+}
+
 // draw makes n jobs of a mix. Signing their activities takes longer than running them, so it is done before the clock runs.
-func draw(mix *rubyapp.Mix, n int) []rubyapp.Job {
-	jobs := make([]rubyapp.Job, n)
-	for i := range jobs {
-		jobs[i] = mix.Next()
+func draw(mix *rubyapp.Mix, n int) []job {
+	list := make([]job, n)
+	for i := range list {
+		list[i] = mix.Next()
 	}
-	return jobs
+	return list
+}
+
+// mingle puts deliveries in the places of a share of the jobs, evenly.
+func mingle(list []job, maker *jobs.Maker, share float64) []job {
+	for i := range list {
+		if int(share*float64(i+1)) > int(share*float64(i)) {
+			list[i] = delivery{maker.Next()}
+		}
+	}
+	return list
 }
 
 // push enqueues jobs.
-func push(ctx context.Context, client *redis.Client, jobs []rubyapp.Job) error {
+func push(ctx context.Context, client *redis.Client, list []job) error {
 	pipe := client.Pipeline()
 	now := time.Now()
-	for i, job := range jobs {
-		payload, _, queue := job.Payload(now)
+	for i, j := range list {
+		payload, _, queue := j.Payload(now)
 		pipe.SAdd(ctx, "queues", queue)
 		pipe.LPush(ctx, "queue:"+queue, payload)
-		if i%500 == 499 || i == len(jobs)-1 {
+		if i%500 == 499 || i == len(list)-1 {
 			if _, err := pipe.Exec(ctx); err != nil {
 				return fmt.Errorf("enqueue: %w", err)
 			}

@@ -26,7 +26,7 @@ type Options struct {
 	Dir        string        // a directory for this run's files, removed by the caller
 	ProfileDir string        // where Go contenders write CPU profiles; "" means that they do not
 	Package    bool          // deliveries run on the packages in a process of this program, not on the queueville binary
-	Parts      []string      // of the scheduler suite; nil means all
+	Parts      []string      // of the scheduler or the full suite; nil means all
 	Latency    time.Duration // of other servers in the full suite; 0: 500 ms
 	Plots      string        // directory for the scheduler suite's pictures; "" for none
 	Binary     string        // a queueville with OpenSSL that is built already; "" builds one
@@ -51,6 +51,9 @@ func (o Options) withDefaults() Options {
 }
 
 func (o Options) wants(name string) bool { return len(o.Only) == 0 || slices.Contains(o.Only, name) }
+
+// has says whether a part of a suite is asked for.
+func (o Options) has(part string) bool { return len(o.Parts) == 0 || slices.Contains(o.Parts, part) }
 
 func (o Options) logf(format string, args ...any) { _, _ = fmt.Fprintf(o.Log, format+"\n", args...) }
 
