@@ -52,7 +52,7 @@ func TestLimitsOverAWholeCourse(t *testing.T) {
 		}}, plantLane{kinds: ruby})
 		p.seed, p.jump = seed, 0.05
 		native := p.lanes[0]
-		type sums struct{ in, out, ours, others, left, backlog float64 }
+		type sums struct{ in, out, ours, others, backlog float64 }
 		got := make([]sums, len(parts))
 		came := 0.0
 		changes := p.run(t, float64(len(parts)*length), func(now float64) {

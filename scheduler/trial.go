@@ -246,7 +246,7 @@ func (l *laneControl) growing(c *Controller, m *moment, v *Lane, room, ceiling f
 		}
 		factor = max(try, min(most, 1+4*d))
 	}
-	if to := l.aim(m, v, factor, room, ceiling); to >= l.limit+0.5 {
+	if to := l.aim(m, factor, room, ceiling); to >= l.limit+0.5 {
 		l.beginStep(c, m, to, tryingUp, "trying more")
 	}
 }
@@ -259,7 +259,7 @@ func (l *laneControl) huntFactor(v *Lane) float64 {
 }
 
 // aim is how far a step up goes: no further than there are processors.
-func (l *laneControl) aim(m *moment, v *Lane, factor, room, ceiling float64) float64 {
+func (l *laneControl) aim(m *moment, factor, room, ceiling float64) float64 {
 	to := max(l.limit*factor, l.limit+1)
 	if used := l.watch.cores(); used > 0 && room >= 0 {
 		fit := l.limit * (1 + room/used)
@@ -348,7 +348,7 @@ func (l *laneControl) leap(m *moment, v *Lane, slower, computes bool, room, ceil
 	} else if factor = trust * l.from / l.limit; !computes || l.watch.span < l.span(v) {
 		return false
 	}
-	to := l.aim(m, v, factor, room, ceiling)
+	to := l.aim(m, factor, room, ceiling)
 	if l.hunting && to <= l.limit*try || to < l.limit+0.5 || !l.hunting && to > trust*l.from {
 		return false
 	}
