@@ -254,6 +254,7 @@ func calibrate(ctx context.Context, o *Options) (Calibration, error) {
 		need.Query = max(0, seconds((jobs.database+deliveries.database)/(jobs.queries+deliveries.queries)))
 		if stock := all[simulate.Sidekiq]; stock == nil {
 			need.Fetch, need.HandOver = some(seconds(job)), -1
+			need.Delivery = seconds(delivery - max(0, job)) // it is a job of Ruby, too
 		} else {
 			need.Fetch, need.HandOver = stock.Fetch, some(seconds(job)-max(0, stock.Fetch))
 		}

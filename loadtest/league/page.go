@@ -37,7 +37,8 @@ func WritePage(w io.Writer, sims, reals []Row) error {
 	p := &page{w: w}
 	p.say("# The league\n\n<!-- Written by `make loadtest` (queueville loadtest league). Changes are lost. -->\n\n")
 	p.say("Every scenario under stock Sidekiq and under Queueville in full mode: the same jobs, costs, answers of other servers, processors, and number of database connections.\n")
-	p.say("What each scenario is, what is modelled and what is assumed: [loadtest.md](loadtest.md). “In time” is the share of what was due at healthy instances and was accepted within 20 s.\n")
+	p.say("What each scenario is, what is modelled and what is assumed: [loadtest.md](loadtest.md). “In time” is the share of what was due at healthy instances and was accepted within 20 s. " +
+		"In duplicate-storm nearly all of that is due at one instance, which Queueville sends eight requests at once and never more, stock Sidekiq as many as it has threads.\n")
 	p.say("\n## Simulated\n\n")
 	if len(sims) > 0 {
 		p.say("Each in full length on its own hardware, seed %s. Stock Sidekiq as shipped: one process, `-c 25`.\n\n", seeds(sims))
