@@ -7,7 +7,9 @@ const (
 	FullLoad   = 1.1  // CPU load up to which a process takes more: one CPU-second per second, and a little for what is measured wrong
 	LightShare = 0.3  // a class with less is light: it mostly waits
 	LightLoad  = 0.9  // CPU load of light jobs up to which they and heavy ones are taken beside each other, whoever came first
-	Ahead      = 2    // jobs per process that may wait for a place to become free
+	Ahead      = 2    // jobs per process that may wait for a place to become free, at least
+	mostAhead  = 16   // the same at most
+	aheadFor   = 0.01 // seconds for which they should last: a fetch takes some milliseconds, and costs as much for one job as for many
 	BusyLoad   = 0.75 // CPU load per process for which the number of processes is chosen
 )
 
@@ -126,10 +128,13 @@ func emptier(a, b *ProcView) bool {
 	return a.Running < b.Running
 }
 
+// Spare is how many jobs per process may wait for a place to become free, where so many end per second in each.
+func Spare(ending float64) int { return min(max(int(math.Ceil(ending*aheadFor)), Ahead), mostAhead) }
+
 // Room says how many more jobs are wanted beside those that wait already: as many as could start now if they were like those that ran
-// lately (typical is their mean CPU share), and a few so that no process runs dry. While some wait, one or two more are not wanted: a fetch costs as
-// much for one job as for many.
-func Room(waiting int, procs []ProcView, typical float64) int {
+// lately (typical is their mean CPU share), and a few so that no process runs dry (ahead, from Spare). While some wait, one or two more are not
+// wanted: a fetch costs as much for one job as for many.
+func Room(waiting int, procs []ProcView, typical float64, ahead int) int {
 	if len(procs) == 0 {
 		return 0
 	}
@@ -146,8 +151,8 @@ func Room(waiting int, procs []ProcView, typical float64) int {
 		}
 		startable += min(n, p.Idle)
 	}
-	room := startable + Ahead*len(procs) - waiting
-	if waiting > 0 && room <= Ahead*len(procs)/2 {
+	room := startable + ahead*len(procs) - waiting
+	if waiting > 0 && room <= ahead*len(procs)/2 {
 		return 0
 	}
 	return max(0, room)

@@ -110,10 +110,18 @@ func TestRoom(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			if got := Room(c.waiting, c.procs, c.typical); got != c.want {
+			if got := Room(c.waiting, c.procs, c.typical, Ahead); got != c.want {
 				t.Errorf("Room() = %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+func TestSpare(t *testing.T) {
+	for ending, want := range map[float64]int{0: Ahead, 30: Ahead, 400: 4, 1590: mostAhead, 1e9: mostAhead} {
+		if got := Spare(ending); got != want {
+			t.Errorf("Spare(%v) = %d, want %d", ending, got, want)
+		}
 	}
 }
 

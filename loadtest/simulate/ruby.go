@@ -208,7 +208,7 @@ func (w *workerModel) rubyRoom(q int, b *backlog) int {
 	if !slices.ContainsFunc(views, func(v placement.ProcView) bool { return v.Idle > 0 }) {
 		waiting = len(w.waiting) // all of it waits for the same thing: a thread
 	}
-	room := placement.Room(waiting, views, typical)
+	room := placement.Room(waiting, views, typical, placement.Ahead)
 	return max(0, min(room, w.limit[foreign]-w.runs[foreign]+placement.Ahead*len(views)-len(w.waiting)))
 }
 

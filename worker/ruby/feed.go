@@ -135,6 +135,7 @@ func (s *Supervisor) acknowledged(l *line, d done) error {
 	}
 	p := l.proc
 	p.remove(r)
+	s.ended++
 	wall, cpu := time.Duration(d.wall)*time.Microsecond, time.Duration(d.cpu)*time.Microsecond
 	s.costs.note(r.job.Class, wall, cpu, around{jobs: 1 + float64(r.beside+len(p.jobs))/2, used: p.used, host: s.hostUse, crowd: s.crowd()}, now)
 	s.learnTypical(r.job.Queue, s.costs.share(r.job.Class))

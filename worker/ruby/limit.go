@@ -105,7 +105,7 @@ func (s *Supervisor) measure(now time.Time, class string, res *Result) {
 
 // roomWithin bounds the room for jobs by what the bound lets start, and a few so that no process runs dry. mu is held.
 func (s *Supervisor) roomWithin(room, processes int) int {
-	return max(0, min(room, s.left()+ahead*processes-len(s.waiting)))
+	return max(0, min(room, s.left()+s.ahead()*processes-len(s.waiting)))
 }
 
 // held is what keeps waiting jobs from starting that the bound would let start. mu is held.

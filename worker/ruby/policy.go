@@ -15,7 +15,6 @@ type (
 const (
 	fullLoad     = placement.FullLoad
 	lightShare   = placement.LightShare
-	ahead        = placement.Ahead
 	unknownShare = placement.UnknownShare
 	processFull  = placement.ProcessFull
 	hostFull     = placement.HostFull
@@ -27,8 +26,8 @@ func Place(jobs []JobView, procs []ProcView) []placement.Assignment {
 }
 
 // Room says how many more jobs are wanted beside those that wait. See placement.Room.
-func Room(waiting int, procs []ProcView, typical float64) int {
-	return placement.Room(waiting, procs, typical)
+func Room(waiting int, procs []ProcView, typical float64, ahead int) int {
+	return placement.Room(waiting, procs, typical, ahead)
 }
 
 // Size says how many processes are wanted. See placement.Size.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/queueville/queueville/internal/placement"
 )
 
 const (
@@ -20,7 +22,10 @@ func (s *Supervisor) sample(now time.Time) {
 	if now.Sub(s.sampledAt) < sampleEvery {
 		return
 	}
-	s.sampledAt = now
+	if !s.sampledAt.IsZero() {
+		s.ending += sampleWeight * (float64(s.ended)/now.Sub(s.sampledAt).Seconds() - s.ending)
+	}
+	s.sampledAt, s.ended = now, 0
 	if h := s.host.Processors(now); h.Busy >= 0 && h.Cores > 0 {
 		s.hostUse += sampleWeight * (h.Busy/h.Cores - s.hostUse)
 	}
@@ -45,6 +50,9 @@ func (s *Supervisor) sample(now time.Time) {
 		}
 	}
 }
+
+// ahead is how many jobs per process may wait for a place to become free. mu is held.
+func (s *Supervisor) ahead() int { return placement.Spare(s.ending / float64(max(1, len(s.procs)))) }
 
 // crowd is how many jobs run for each processor of the host. mu is held.
 func (s *Supervisor) crowd() float64 {

@@ -35,7 +35,9 @@ type Supervisor struct {
 	host      *hostload.Sensor   // loop's alone
 	hostUse   float64            // CPU use of the host lately, 1 is all of it
 	sampledAt time.Time
-	number    uint64 // of the last job given out
+	ended     int     // jobs since then
+	ending    float64 // jobs that end per second, lately
+	number    uint64  // of the last job given out
 	quiet     bool
 	leadTill  time.Time // until when this host runs the cron scheduler; zero: it does not
 	hold      hold
@@ -171,7 +173,7 @@ func (s *Supervisor) Room(names []string) []int {
 		if noneIdle(views) {
 			waiting = len(s.waiting)
 		}
-		rooms[i] = s.roomWithin(Room(waiting, views, typical), len(views))
+		rooms[i] = s.roomWithin(Room(waiting, views, typical, s.ahead()), len(views))
 	}
 	return rooms
 }
@@ -185,7 +187,7 @@ func (s *Supervisor) anyRoom() bool {
 	if noneIdle(views) {
 		wait.light, wait.heavy = len(s.waiting), len(s.waiting)
 	}
-	return s.roomWithin(max(Room(wait.light, views, 0), Room(wait.heavy, views, 1)), len(views)) > 0
+	return s.roomWithin(max(Room(wait.light, views, 0, s.ahead()), Room(wait.heavy, views, 1, s.ahead())), len(views)) > 0
 }
 
 // noneIdle tells whether all threads have a job. Then whatever waits here waits for the same thing, a thread, whether it computes or not. Were room

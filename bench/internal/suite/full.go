@@ -19,7 +19,7 @@ const (
 type load struct {
 	part       string // FullParts'
 	name       string
-	shares     []rubyapp.Share
+	shares     []rubyapp.Share // nil: jobs that do nothing
 	deliveries float64 // share of the jobs, 0 to 1; the rest is as shares says
 	jobs       int     // of one round
 	sweep      int     // of one run of the sweep; enough for the end, when only waiting is left, not to decide
@@ -30,10 +30,11 @@ type load struct {
 const (
 	mixedPart  = "mixed"
 	memoryPart = "memory"
+	fetchPart  = "fetch" // what fetching and acknowledging a job costs
 )
 
 // FullParts are the parts of the full suite: its loads, and the memory of both.
-func FullParts() []string { return []string{"ingress", mixedPart, "ruby", memoryPart} }
+func FullParts() []string { return []string{"ingress", mixedPart, "ruby", memoryPart, fetchPart} }
 
 // pushShare is how many of all jobs are deliveries in an ordinary hour of the load tests' model of a server (docs/loadtest.md), rounded.
 const pushShare = 0.3
@@ -136,6 +137,19 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 	if o.has(memoryPart) {
 		if err := f.memory(ctx, threads, ours, results, report); err != nil {
 			return nil, err
+		}
+	}
+	if o.has(fetchPart) {
+		l := load{part: fetchPart, name: fetchLoad, jobs: 10_000}
+		for round := range o.Rounds {
+			for _, name := range []string{fullSidekiq, fullQueueville} {
+				if name == fullSidekiq && !o.wants(name) || name == fullQueueville && !ours {
+					continue
+				}
+				if err := f.round(ctx, l, name, setting{1, 5}, uint64(round), l.jobs, results, report); err != nil { //nolint:gosec // small
+					return nil, err
+				}
+			}
 		}
 	}
 	fullReport(o, report, results)

@@ -6,6 +6,9 @@ import (
 	"github.com/queueville/queueville/bench/internal/measure"
 )
 
+// fetchLoad is the name of the rounds with empty jobs.
+const fetchLoad = "empty jobs, one process `-c 5`"
+
 // memoryLoad is the name of the rounds with a fixed number of processes.
 var memoryLoad = fmt.Sprintf("%d processes", memoryProcesses)
 
@@ -24,7 +27,7 @@ func fullReport(o Options, r *Report, results map[string][]fullFigure) {
 	rate := func(f fullFigure) float64 { return f.PerSecond }
 	pss := func(f fullFigure) float64 { return f.pss }
 	names := fullLoads(o)
-	for _, l := range append(names, load{name: memoryLoad}) {
+	for _, l := range append(names, load{name: memoryLoad}, load{name: fetchLoad}) {
 		for _, name := range []string{fullSidekiq, fullQueueville} {
 			list := results[l.name+", "+name]
 			if len(list) == 0 {
@@ -53,6 +56,14 @@ func fullReport(o Options, r *Report, results map[string][]fullFigure) {
 		r.Targets = append(r.Targets, measure.Target{
 			What: "proportional memory of " + memoryLoad + ", the worker's own included, against stock Sidekiq, %", Want: "≤ 60", Limit: 60, Most: true,
 			Got: 100 * fullSeries(ours, pss).Median() / fullSeries(theirs, pss).Median(),
+		})
+	}
+	theirs, ours = results[fetchLoad+", "+fullSidekiq], results[fetchLoad+", "+fullQueueville]
+	if len(theirs) > 0 && len(ours) > 0 {
+		cpu := func(f fullFigure) float64 { return f.CPU }
+		r.Targets = append(r.Targets, measure.Target{
+			What: "CPU of fetching and acknowledging, worker and Ruby together, over stock Sidekiq's, µs a job", Want: "≤ 100", Limit: 100, Most: true,
+			Got: fullSeries(ours, cpu).Median() - fullSeries(theirs, cpu).Median(),
 		})
 	}
 }

@@ -166,7 +166,10 @@ func (f *full) run(ctx context.Context, l load, name string, s setting, seed uin
 	if f.before, err = f.delivered(ctx); err != nil {
 		return got, err
 	}
-	mix := rubyapp.NewMix(seed, f.db.data.Accounts, l.shares...)
+	var mix *rubyapp.Mix
+	if l.shares != nil {
+		mix = rubyapp.NewMix(seed, f.db.data.Accounts, l.shares...)
+	}
 	maker := jobs.NewMaker(seed, deliveryBytes-200, deliveryBytes+200, f.db.accounts(), f.inboxes.Inboxes)
 	before, all := mingle(draw(mix, warm), maker, l.deliveries), mingle(draw(mix, n), maker, l.deliveries)
 	if err := push(ctx, client, before); err != nil {
@@ -376,10 +379,14 @@ func (d delivery) Payload(now time.Time) (payload, jid, queue string) {
 	return d.Sidekiq(peers.Queue, now), "", peers.Queue
 }
 
-// draw makes n jobs of a mix. Signing their activities takes longer than running them, so it is done before the clock runs.
+// draw makes n jobs of a mix, or, without one, jobs that do nothing. Signing their activities takes longer than running them, so it is done before the clock runs.
 func draw(mix *rubyapp.Mix, n int) []job {
 	list := make([]job, n)
 	for i := range list {
+		if mix == nil {
+			list[i] = rubyapp.Job{Class: rubyapp.Burn, Args: []any{0}}
+			continue
+		}
 		list[i] = mix.Next()
 	}
 	return list
