@@ -460,7 +460,7 @@ func tree(list []*process) ([]int, error) {
 	return pids, nil
 }
 
-// treeCPU sums the CPU time of a contender's processes that are there now. One that ended meanwhile takes its time with it.
+// treeCPU sums the CPU time of a contender's processes that are there now, and of those that they had and that ended.
 func treeCPU(list []*process) (sum time.Duration, err error) {
 	pids, err := tree(list)
 	if err != nil {
@@ -468,10 +468,29 @@ func treeCPU(list []*process) (sum time.Duration, err error) {
 	}
 	for _, pid := range pids {
 		if cpu, err := measure.CPU(pid); err == nil {
-			sum += cpu
+			sum += cpu + endedCPU(pid)
 		}
 	}
 	return sum, nil
+}
+
+// endedCPU is the CPU time of a process's children that have ended, to a hundredth of a second: a Ruby process that runs the cron scheduler takes
+// the place of the first one.
+func endedCPU(pid int) time.Duration {
+	const tick = 10 * time.Millisecond
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0 // ended meanwhile
+	}
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])) // from the state on
+	var sum time.Duration
+	for _, i := range []int{13, 14} {
+		if i < len(fields) {
+			n, _ := strconv.ParseInt(fields[i], 10, 64)
+			sum += time.Duration(n) * tick
+		}
+	}
+	return sum
 }
 
 // treePSS sums the proportional memory of a contender's processes, in MiB, and counts them.
