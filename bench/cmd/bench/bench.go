@@ -34,6 +34,12 @@ func bench(ctx context.Context, args []string) error {
 	flags.StringVar(&o.Root, "root", "..", "Queueville's module `DIR`ectory")
 	flags.StringVar(&o.ProfileDir, "profile", "", "write CPU profiles of our own contenders to `DIR`ectory; implies -package")
 	parts := flags.String("part", "", "comma-separated parts of the scheduler suite: "+strings.Join(suite.SchedulerParts(), ", ")+"; of the full suite: "+strings.Join(suite.FullParts(), ", ")+"; all if empty")
+	flags.Func("static", "`PxC`: stock Sidekiq as P processes of C threads in the full suite, as an earlier sweep found it", func(text string) error {
+		if _, err := fmt.Sscanf(text, "%dx%d", &o.Static[0], &o.Static[1]); err != nil || o.Static[0] < 1 || o.Static[1] < 1 {
+			return fmt.Errorf("%q is not like 4x5: %w", text, err)
+		}
+		return nil
+	})
 	flags.DurationVar(&o.Latency, "latency", 0, "how late other servers answer in the full suite (500ms)")
 	flags.StringVar(&o.Plots, "plots", "", "write the scheduler suite's pictures to `DIR`ectory, below the module's")
 	flags.StringVar(&o.Binary, "binary", "", "measure this `FILE` instead of building queueville")

@@ -111,8 +111,8 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 		if !o.has(l.part) {
 			continue
 		}
-		var best setting
-		if o.wants(fullSidekiq) {
+		best := setting{o.Static[0], o.Static[1]}
+		if o.wants(fullSidekiq) && best == (setting{}) {
 			if best, err = f.sweep(ctx, l, report); err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
 			}

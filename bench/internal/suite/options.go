@@ -27,6 +27,7 @@ type Options struct {
 	ProfileDir string        // where Go contenders write CPU profiles; "" means that they do not
 	Package    bool          // deliveries run on the packages in a process of this program, not on the queueville binary
 	Parts      []string      // of the scheduler or the full suite; nil means all
+	Static     [2]int        // processes and threads of stock Sidekiq in the full suite, as an earlier sweep found them; zeros: sweep
 	Latency    time.Duration // of other servers in the full suite; 0: 500 ms
 	Plots      string        // directory for the scheduler suite's pictures; "" for none
 	Binary     string        // a queueville with OpenSSL that is built already; "" builds one
