@@ -41,7 +41,7 @@ type ControllerConfig struct {
 	Lanes []LaneConfig
 
 	// TargetCPU is the share of the host's (or cgroup's) processors that may be in use, by everybody, when others need them too; default
-	// 0.95. While others use less than 5 % of the host there is nobody to leave anything for, and all of it may be used.
+	// 0.95. While others use less than a fifth of the host there is nobody to leave anything for, and all of it may be used.
 	TargetCPU float64
 	// MinShare of the processors is ours whatever others use: without it a reindexing would stop all jobs. Default 0.25.
 	MinShare float64

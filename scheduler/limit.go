@@ -37,9 +37,9 @@ const (
 	tryingDown
 )
 
-// laneControl is the controller of one lane. It grows by trying: a greater limit stays only if more gets done, by more than the noise of
-// counting. So a limit cannot drift upwards where more brings nothing, whatever the latency does. And it tries less now and then: where
-// nothing is lost, less stays.
+// laneControl is the controller of one lane. It grows while processors are idle; a greater limit stays only if none is idle any more, or if more
+// gets done, by more than the noise of counting. So a limit cannot drift upwards where more brings nothing, whatever the latency does. And it tries
+// less now and then: where nothing is lost, less stays.
 type laneControl struct {
 	cfg   LaneConfig
 	limit float64

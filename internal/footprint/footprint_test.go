@@ -52,7 +52,7 @@ func TestCleanMappings(t *testing.T) {
 
 // The program goes on, and has fewer pages.
 func TestForgetStartup(t *testing.T) {
-	if _, err := os.Stat("/proc/self/smaps"); err != nil {
+	if _, err := os.Stat("/proc/self/smaps"); err != nil && os.Getenv("CI") != "true" {
 		t.Skip("no /proc")
 	}
 	resident := func() (sum int64) {

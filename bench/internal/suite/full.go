@@ -20,10 +20,10 @@ type load struct {
 	part       string // FullParts'
 	name       string
 	shares     []rubyapp.Share // nil: jobs that do nothing
-	deliveries float64 // share of the jobs, 0 to 1; the rest is as shares says
-	jobs       int     // of one round
-	sweep      int     // of one run of the sweep; enough for the end, when only waiting is left, not to decide
-	want       float64 // of stock Sidekiq's throughput; 0 if nothing is promised
+	deliveries float64         // share of the jobs, 0 to 1; the rest is as shares says
+	jobs       int             // of one round
+	sweep      int             // of one run of the sweep; enough for the end, when only waiting is left, not to decide
+	want       float64         // of stock Sidekiq's throughput; 0 if nothing is promised
 }
 
 // Parts with a say in others: the memory of both comes after the loads.
@@ -116,44 +116,49 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 			if best, err = f.sweep(ctx, l, report); err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
 			}
-			if l.part == mixedPart {
-				threads = best.threads
-			}
 		}
-		for round := range o.Rounds {
-			seed := uint64(round) + 1 //nolint:gosec // small
-			if o.wants(fullSidekiq) {
-				if err := f.round(ctx, l, fullSidekiq, best, seed, l.jobs, results, report); err != nil {
-					return nil, err
-				}
-			}
-			if ours {
-				if err := f.round(ctx, l, fullQueueville, setting{}, seed, l.jobs, results, report); err != nil {
-					return nil, err
-				}
-			}
+		if l.part == mixedPart && best.threads > 0 {
+			threads = best.threads
+		}
+		if err := f.rounds(ctx, l, best, setting{}, 1, ours, results, report); err != nil {
+			return nil, err
 		}
 	}
 	if o.has(memoryPart) {
-		if err := f.memory(ctx, threads, ours, results, report); err != nil {
+		loads := fullLoads(o)
+		l := loads[slices.IndexFunc(loads, func(l load) bool { return l.part == mixedPart })]
+		l.name = memoryLoad
+		same := setting{memoryProcesses, threads}
+		if err := f.rounds(ctx, l, same, same, 7, ours, results, report); err != nil {
 			return nil, err
 		}
 	}
 	if o.has(fetchPart) {
-		l := load{part: fetchPart, name: fetchLoad, jobs: 10_000}
-		for round := range o.Rounds {
-			for _, name := range []string{fullSidekiq, fullQueueville} {
-				if name == fullSidekiq && !o.wants(name) || name == fullQueueville && !ours {
-					continue
-				}
-				if err := f.round(ctx, l, name, setting{1, 5}, uint64(round), l.jobs, results, report); err != nil { //nolint:gosec // small
-					return nil, err
-				}
-			}
+		same := setting{1, 5}
+		if err := f.rounds(ctx, load{part: fetchPart, name: fetchLoad, jobs: 10_000}, same, same, 0, ours, results, report); err != nil {
+			return nil, err
 		}
 	}
 	fullReport(o, report, results)
 	return report, nil
+}
+
+// rounds lets the contenders take turns at a load, each with its setting. Seeds count from seed.
+func (f *full) rounds(ctx context.Context, l load, theirs, own setting, seed uint64, ours bool, into map[string][]fullFigure, report *Report) error {
+	for range f.o.Rounds {
+		if f.o.wants(fullSidekiq) {
+			if err := f.round(ctx, l, fullSidekiq, theirs, seed, l.jobs, into, report); err != nil {
+				return err
+			}
+		}
+		if ours {
+			if err := f.round(ctx, l, fullQueueville, own, seed, l.jobs, into, report); err != nil {
+				return err
+			}
+		}
+		seed++
+	}
+	return nil
 }
 
 // round runs one contender once and keeps the result.
@@ -235,24 +240,4 @@ func (f *full) sweep(ctx context.Context, l load, report *Report) (best setting,
 	}
 	report.Tables = append(report.Tables, Table{Title: "Sweep: the best is taken", Rows: rows})
 	return best, nil
-}
-
-// memory compares the memory of as many processes of each, after they have worked.
-func (f *full) memory(ctx context.Context, threads int, ours bool, results map[string][]fullFigure, report *Report) error {
-	loads := fullLoads(f.o)
-	l := loads[slices.IndexFunc(loads, func(l load) bool { return l.part == mixedPart })]
-	l.name = memoryLoad
-	s := setting{memoryProcesses, threads}
-	for round := range f.o.Rounds {
-		seed := uint64(round) + 7 //nolint:gosec // small
-		for _, name := range []string{fullSidekiq, fullQueueville} {
-			if name == fullSidekiq && !f.o.wants(name) || name == fullQueueville && !ours {
-				continue
-			}
-			if err := f.round(ctx, l, name, s, seed, l.jobs, results, report); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
