@@ -258,6 +258,14 @@ func (b *Book) Judge(now int64, run, fresh, generation string, list []Judgement)
 					delete(b.Leases, j.Epoch)
 				}
 			}
+		case JudgeOver:
+			if ok && (e.State != 'G' || e.Reserved > 0) {
+				e.State, e.Since, e.Reserved = 'G', now, 0
+				b.Leases[j.Epoch] = e
+				if e.Granted == 0 {
+					delete(b.Leases, j.Epoch)
+				}
+			}
 		case JudgeSeen:
 			if !ok {
 				e = BookLease{Kind: 'w', State: 'E', Since: now, Host: j.Host, Process: "-"}

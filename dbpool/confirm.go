@@ -18,10 +18,12 @@ const (
 	confirmIdle   = 15 * time.Second // a confirmation's session that is idle for so long is ended by the server
 )
 
-// confirm asks PostgreSQL once a second while the ledger has given the confirmation to this process and there is something to confirm.
+// confirm asks PostgreSQL once a second, more often when a process has just ended, while the ledger has given the confirmation to this process
+// and there is something to confirm.
 func (m *Manager) confirm(ctx context.Context) {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(hurryEvery)
 	defer tick.Stop()
+	var looked time.Time
 	var c confirmation
 	defer func() { c.close() }()
 	for {
@@ -39,9 +41,10 @@ func (m *Manager) confirm(ctx context.Context) {
 			c.close()
 			c = confirmation{term: t}
 		}
-		if !mine {
+		if !mine || time.Since(looked) < lookEvery && !hurry(r) {
 			continue
 		}
+		looked = time.Now()
 		err := m.round(ctx, &c, r)
 		if err == nil && needed(r) {
 			continue

@@ -87,7 +87,7 @@ func compare(t *rapid.T, client *redis.Client, runID string, calls *int) {
 		"judge": func(t *rapid.T) {
 			list := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Judgement {
 				return Judgement{
-					What:  rapid.SampledFrom([]JudgementKind{JudgeLeft, JudgeLeft, JudgeGone, JudgeSeen, JudgeDone, JudgeLook}).Draw(t, "what"),
+					What:  rapid.SampledFrom([]JudgementKind{JudgeLeft, JudgeLeft, JudgeGone, JudgeOver, JudgeSeen, JudgeDone, JudgeLook}).Draw(t, "what"),
 					Epoch: epoch.Draw(t, "epoch"), Count: rapid.IntRange(0, 6).Draw(t, "count"), Host: "h",
 				}
 			}), 1, 4).Draw(t, "judgements")

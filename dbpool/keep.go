@@ -3,6 +3,7 @@ package dbpool
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -48,6 +49,8 @@ func (m *Manager) due() time.Time {
 		every = pressEvery
 	case h.reserved > h.announced && h.registered, len(g.settled) > 0 || g.doubt || h.spare() > 0 || !h.registered || h.granted == 0 && h.target > 0 && h.number == 1:
 		every = spareEvery
+	case (starving || h.limit() == 0) && hurry(m.reply):
+		every = hurryEvery
 	case starving && now.Sub(m.pressed) < firstFor:
 		every = firstEvery
 	case starving, h.recovering, h.confirms:
@@ -174,7 +177,7 @@ func (m *Manager) tell(ctx context.Context, r *Reply, settled []string) {
 	for _, epoch := range settled {
 		list = append(list, Judgement{What: JudgeLeft, Epoch: epoch})
 	}
-	if now := time.Now(); now.Sub(m.neighbours) > 3*time.Second {
+	if now := time.Now(); now.Sub(m.neighbours) > restEvery || hurry(r) {
 		m.neighbours = now
 		list = append(list, goneNeighbours(r.Leases, m.gate.h.process)...)
 	}
@@ -198,6 +201,13 @@ func (m *Manager) tell(ctx context.Context, r *Reply, settled []string) {
 		m.gate.settled = m.gate.settled[len(settled):]
 		m.gate.mu.Unlock()
 	}
+}
+
+// hurry tells that the process of a lease has just ended: what it had comes back as soon as its children and its connections are seen to be gone.
+func hurry(r *Reply) bool {
+	return r != nil && slices.ContainsFunc(r.Leases, func(l Lease) bool {
+		return l.Gone && !l.Confirmation && millisOf(r.Now).Sub(l.Since) < hurryFor
+	})
 }
 
 func (m *Manager) failed(ctx context.Context, what string, err error) {

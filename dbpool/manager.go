@@ -29,6 +29,8 @@ const (
 	firstFor    = 3 * time.Second
 	watchEvery  = 250 * time.Millisecond
 	lookEvery   = time.Second
+	hurryEvery  = 250 * time.Millisecond // a process has just ended: calls of those who want what it had, and looks
+	hurryFor    = 10 * time.Second
 	goneAfter   = 2 * time.Second  // what a process that is gone had sent last has arrived
 	loginWait   = 60 * time.Second // PostgreSQL's default of authentication_timeout
 	lookBackOff = 10 * time.Second
@@ -66,6 +68,8 @@ type ManagerConfig struct {
 	Pooled    bool                  // DSN leads to PgBouncer: nothing is confirmed or ended, see docs/dbpool.md
 	Priority  int                   // higher goes first when it is short
 	TTL       time.Duration         // lease; 0 is 12 s, at most 60 s. The same on all hosts
+	// Kin is inherited by all child processes that get reservations; nil: neighbours cannot see that children are gone, and wait.
+	Kin *Kin
 	// LoginTimeout is PostgreSQL's authentication_timeout for as long as this process could not ask; 0 is 60 s, the default there.
 	LoginTimeout time.Duration
 	Observer     Observer     // may be nil
@@ -138,7 +142,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	m.cfg = cfg
 	m.ledger = NewLedger(cfg.Redis, cfg.Namespace, cfg.Cluster)
 	m.gate = newGate(holder{
-		host: part(cmp.Or(cfg.Host, "unnamed"), longHostBytes), process: processName(), ttl: cfg.TTL, priority: cfg.Priority, slots: len(m.servers), pooled: cfg.Pooled,
+		host: part(cmp.Or(cfg.Host, "unnamed"), longHostBytes), process: processName(cfg.Kin), ttl: cfg.TTL, priority: cfg.Priority, slots: len(m.servers), pooled: cfg.Pooled,
 	})
 	m.witness = witness{ttl: cfg.TTL, login: cmp.Or(cfg.LoginTimeout, loginWait), gone: goneAfter, slack: clockSlack}
 	return m, nil

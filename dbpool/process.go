@@ -12,7 +12,8 @@ import (
 	"sync"
 )
 
-// A process is named "<boot and pid namespace>:<pid>:<start>", so that a neighbour can see that it is gone; "-" where /proc does not say.
+// A process is named "<boot and pid namespace>:<pid>:<start>[:<kin>]", so that a neighbour can see that it is gone, and with a Kin that its
+// children are, too; "-" where /proc does not say.
 
 var machine = sync.OnceValue(func() string {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -27,21 +28,26 @@ var machine = sync.OnceValue(func() string {
 	return hex.EncodeToString(sum[:6])
 })
 
-// processName names this process.
-func processName() string {
+// processName names this process. kin may be nil.
+func processName(kin *Kin) string {
 	pid := os.Getpid()
 	start, err := startTick(pid)
 	if err != nil || machine() == "" {
 		return "-"
 	}
-	return machine() + ":" + strconv.Itoa(pid) + ":" + strconv.FormatUint(start, 10)
+	name := machine() + ":" + strconv.Itoa(pid) + ":" + strconv.FormatUint(start, 10)
+	if kin != nil {
+		name += ":" + kin.name
+	}
+	return name
 }
 
 // processGone is true when the process certainly does not run any more: same machine and process numbers as ours, and no such
 // process, or another one under its number. Its sockets are closed then, and it cannot open any.
 func processGone(name string) bool {
 	at, rest, _ := strings.Cut(name, ":")
-	pid, start, _ := strings.Cut(rest, ":")
+	pid, rest, _ := strings.Cut(rest, ":")
+	start, _, _ := strings.Cut(rest, ":")
 	if at == "" || at != machine() {
 		return false
 	}
@@ -79,7 +85,12 @@ func startTick(pid int) (uint64, error) {
 func goneNeighbours(leases []Lease, self string) []Judgement {
 	var list []Judgement
 	for i := range leases {
-		if l := &leases[i]; !l.Gone && l.proc != self && processGone(l.proc) {
+		l := &leases[i]
+		switch {
+		case l.proc == self:
+		case l.Reserved > 0 && kinGone(l.proc):
+			list = append(list, Judgement{What: JudgeOver, Epoch: l.Epoch})
+		case !l.Gone && processGone(l.proc):
 			list = append(list, Judgement{What: JudgeGone, Epoch: l.Epoch})
 		}
 	}

@@ -69,6 +69,7 @@ type JudgementKind string
 const (
 	JudgeLeft JudgementKind = "left" // of an ended lease no more than Count can be open, now or ever
 	JudgeGone JudgementKind = "gone" // its process has ended
+	JudgeOver JudgementKind = "over" // its process has ended, and all child processes that it had
 	JudgeSeen JudgementKind = "seen" // Count connections are open of an epoch that is nobody's, has ended, or was remembered with less
 	JudgeDone JudgementKind = "done" // what was open before this generation is in the ledger, and what is not can never be opened
 	JudgeLook JudgementKind = "look" // PostgreSQL has been asked

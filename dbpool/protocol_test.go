@@ -81,11 +81,12 @@ type simLook struct { // an answer of PostgreSQL that is being thought about
 
 // simOrphans are children whose parent was killed, and who do not know yet.
 type simOrphans struct {
-	host   string
-	epoch  string
-	count  int
-	until  time.Duration // what the parent's last word allows
-	coming []*simDial
+	host    string
+	epoch   string
+	process string // their parent's
+	count   int
+	until   time.Duration // what the parent's last word allows
+	coming  []*simDial
 }
 
 type sim struct {
@@ -423,7 +424,7 @@ func (s *sim) judge(i int) {
 // kill ends a process. Its sockets close; a backend in a query notices later. Its children live on until they notice.
 func (s *sim) kill(h *simHost) {
 	if h.children > 0 {
-		o := &simOrphans{host: h.name, epoch: h.kids, count: h.children, until: -1, coming: h.coming}
+		o := &simOrphans{host: h.name, epoch: h.kids, process: h.h.process, count: h.children, until: -1, coming: h.coming}
 		if s.permitted(h) {
 			o.until = s.now + h.h.left(s.clock(h))
 		}
@@ -651,7 +652,15 @@ func (s *sim) actions(t *rapid.T) map[string]func(*rapid.T) {
 				for _, o := range s.hosts {
 					gone = gone && (!o.alive || o.h.process != l.proc)
 				}
-				if gone && l.proc != "-" && !l.Gone {
+				alone := true // children of it that still live keep the name of its kin
+				for _, o := range s.orphans {
+					alone = alone && o.process != l.proc
+				}
+				switch {
+				case !gone || l.proc == "-":
+				case alone && l.Reserved > 0:
+					s.judges = append(s.judges, simJudge{h.reply.Generation, []Judgement{{What: JudgeOver, Epoch: l.Epoch}}})
+				case !l.Gone:
 					s.judges = append(s.judges, simJudge{h.reply.Generation, []Judgement{{What: JudgeGone, Epoch: l.Epoch}}})
 				}
 			}

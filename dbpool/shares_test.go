@@ -154,13 +154,14 @@ func FuzzParseLease(f *testing.F) {
 }
 
 func TestProcessGone(t *testing.T) {
-	self := processName()
+	self := processName(nil)
 	if self == "-" {
 		t.Skip("no /proc")
 	}
 	at, _, _ := strings.Cut(self, ":")
 	for name, want := range map[string]bool{
 		self: false, "-": false, "": false, "x:1:1": false, at + ":99999999:1": true, at + ":1:0": true, at + ":x:y": false, at + ":-1:1": false,
+		self + ":1-kin": false, at + ":99999999:1:1-kin": true,
 	} {
 		if got := processGone(name); got != want {
 			t.Errorf("processGone(%q) = %v, want %v", name, got, want)

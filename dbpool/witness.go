@@ -27,6 +27,7 @@ type witness struct {
 type sighting struct {
 	at   time.Duration
 	gone bool
+	over bool // gone, and its children, too
 }
 
 // backends are the connections of one epoch in pg_stat_activity.
@@ -46,12 +47,11 @@ func (w *witness) note(now time.Duration, r *Reply) {
 		if l.State == Live {
 			continue
 		}
+		over := l.Gone && l.Reserved == 0
 		s, ok := w.ended[l.Epoch]
-		if !ok || l.Gone != s.gone {
-			if !ok || l.Gone {
-				// That a process is gone is known since now; what it sent before is still under way for a moment.
-				s = sighting{at: now, gone: l.Gone}
-			}
+		if !ok || l.Gone && !s.gone || over && !s.over {
+			// That a process is gone is known since now; what it sent before is still under way for a moment.
+			s = sighting{at: now, gone: l.Gone, over: over}
 		}
 		ended[l.Epoch] = s
 	}

@@ -3,6 +3,7 @@
 -- ARGV[2] generation, ARGV[3..] judgements, five elements each: what, epoch, number, host, process
 --   "left" epoch n: of an ended lease no more than n connections can be open, now or ever
 --   "gone" epoch:   its process has ended
+--   "over" epoch:   its process has ended, and all of its child processes
 --   "seen" epoch n host: n connections are open of an epoch that is nobody's, has ended, or is remembered with less by a Redis
 --                    that has forgotten: so many are counted from now on
 --   "done":         all that was open when the generation began is in the ledger, and what is not can never be opened
@@ -32,6 +33,16 @@ for i = 3, #ARGV, 5 do
         drop(epoch)
       else
         e.state, e.since = 'G', now
+        store(epoch, e)
+      end
+    end
+  elseif what == 'over' then
+    if e and (e.state ~= 'G' or e.reserved > 0) then
+      did = 1
+      if e.granted == 0 then
+        drop(epoch)
+      else
+        e.state, e.since, e.reserved = 'G', now, 0
         store(epoch, e)
       end
     end

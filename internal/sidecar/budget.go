@@ -35,6 +35,7 @@ func ClusterName(given string, cfg *mastodonenv.Config) string {
 type database struct {
 	pool    *dbpool.Pool
 	manager *dbpool.Manager // nil for --check and --shadow, which only look
+	kin     *dbpool.Kin     // what Ruby processes inherit; nil where there is no such thing
 	events  *workmetrics.LeaseEvents
 	servers int // pools of a Ruby process: Rails has one for the primary and one for the replica
 	slots   int // servers that are asked to confirm
@@ -225,24 +226,28 @@ func (b *budgeter) lease(ctx context.Context) error {
 	if err != nil {
 		host = "localhost"
 	}
+	kin, err := dbpool.NewKin()
+	if err != nil {
+		b.env.Log.DebugContext(ctx, "children of a killed worker will not be seen to be gone", slog.Any("err", err))
+	}
 	m, err := dbpool.NewManager(dbpool.ManagerConfig{
 		Redis: b.sidekiq, Namespace: b.cfg.Namespace, Cluster: ClusterName(b.opts.Cluster, b.cfg), Host: host, DSN: b.cfg.Postgres.DSN(), Replica: replicaOf(b.cfg),
-		Pooled: b.db.pooled, Priority: b.opts.DBPriority, TTL: b.env.LeaseTTL, LoginTimeout: b.env.LoginTimeout, Observer: b.db.events, Log: b.env.Log,
+		Pooled: b.db.pooled, Priority: b.opts.DBPriority, TTL: b.env.LeaseTTL, LoginTimeout: b.env.LoginTimeout, Observer: b.db.events, Log: b.env.Log, Kin: kin,
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, kin.Close())
 	}
 	pool, err := m.Pool(ctx, dbpool.Config{Role: "worker", MaxConns: b.opts.DBConnections, NoPrepare: !b.cfg.PreparedStatements})
 	if err != nil {
-		return err
+		return errors.Join(err, kin.Close())
 	}
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- m.Run(runCtx) }()
-	b.db.manager, b.db.pool = m, pool
+	b.db.manager, b.db.pool, b.db.kin = m, pool, kin
 	b.db.end = func() error {
 		cancel()
-		return <-done
+		return errors.Join(<-done, kin.Close())
 	}
 	return nil
 }

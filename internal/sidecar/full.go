@@ -187,7 +187,7 @@ func (s *Sidecar) makeRuby(identity string, observer ruby.Observer) (*engine, er
 	watch := &watchman{ask: s.servers.db.pool.Ask, failed: make(chan struct{}, 1)}
 	supervisor, err := ruby.New(ruby.Config{
 		Command: s.command, Queues: s.plan.owned, Threads: s.opts.RubyThreads, MaxProcs: s.opts.RubyProcesses, NoPreload: s.opts.RubyNoPreload,
-		MemoryLimit: memory, StopTimeout: s.opts.StopTimeout, Stuck: ruby.StuckPolicy{Action: stuck}, DBPool: s.opts.RubyThreads, Connections: connections,
+		MemoryLimit: memory, StopTimeout: s.opts.StopTimeout, Stuck: ruby.StuckPolicy{Action: stuck}, DBPool: s.opts.RubyThreads, Connections: connections, Kin: s.servers.db.kin.File(),
 		Poison: s.Store, Leader: s.leader(identity), CronSeed: seed.Sum32(),
 		Done: func(job ruby.Job, r ruby.Result) {
 			if r.Failed {

@@ -68,6 +68,7 @@ type Config struct {
 
 	DBPool      int         // DB_POOL of every process; 0: as in the environment
 	Connections Connections // lends each process, and the preloaded parent while it boots, the database connections it may open; nil: nobody counts them
+	Kin         *os.File    // every process inherits it, and need not read it: as long as one has it open, others see that one lives. Optional
 
 	Poison    Poison        // nil: deaths are counted in this process only
 	Leader    Leader        // nil: no process runs the cron scheduler

@@ -130,6 +130,9 @@ func (s *Supervisor) command(mode, token string, env map[string]string) *exec.Cm
 	}
 	// A group of its own: Ctrl-C is for us to pass on, and what its jobs have started ends with it. If we die, so does it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if s.cfg.Kin != nil {
+		cmd.ExtraFiles = []*os.File{s.cfg.Kin} // Ruby leaves it to whatever it forks and starts
+	}
 	return cmd
 }
 
