@@ -85,7 +85,7 @@ type Config struct {
 	// Logger gets what a person should know: an outage of ours, tracker events that could not be written. nil: nothing is logged.
 	Logger *slog.Logger
 
-	// HostLimit is how many requests a host may have in flight at most. Default 8.
+	// HostLimit is how many requests a host may have in flight at most. More than 8 only one has that answers quickly. Default 64.
 	HostLimit int
 	// HostStart is how many it may have at first. Default 2.
 	HostStart int
@@ -158,7 +158,7 @@ func (c Config) withDefaults() (Config, error) {
 	}{
 		{"MaxIdleConns", &c.MaxIdleConns, 512},
 		{"TLSSessions", &c.TLSSessions, 1024},
-		{"HostLimit", &c.HostLimit, 8},
+		{"HostLimit", &c.HostLimit, 64},
 		{"HostStart", &c.HostStart, 2},
 		{"MaxHosts", &c.MaxHosts, 20_000},
 	} {

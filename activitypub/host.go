@@ -21,12 +21,18 @@ const (
 	// ordinaryRate is what two connections to an ordinary server get through, requests a second; of a host that was never seen at work no
 	// more is assumed.
 	ordinaryRate = 6.7
+	// easyLimit is how many requests at once any server that answers may get; whoever gets more has to answer well (Host.grow).
+	easyLimit = 8
+	// quickAnswer is within what a server answers on average that gets more, in seconds, and these are how much slower than with few requests
+	// at once it may become: to get more, and to keep what it has.
+	quickAnswer      = 1
+	asQuick, tooSlow = 1.5, 2
 	// turnedFor is how long a host counts as limited after it was last Full or had to wait.
 	turnedFor = 10 * time.Second
 )
 
 // Host is what is known of one destination, and the rules by which a request to it may start (docs/adr/0004, 0013): a limit that grows with
-// success and halves under strain, a circuit breaker, the patience it asked for, and a rate that is damped while it comes back. It is data: no lock, no clock, no chance of its own, so that
+// success, beyond a few only while answers are quick, and halves under strain, a circuit breaker, the patience it asked for, and a rate that is damped while it comes back. It is data: no lock, no clock, no chance of its own, so that
 // Hosts and the simulator of load tests decide by the same code. Make it with NewHost.
 type Host struct {
 	inFlight, limit, most int
@@ -46,6 +52,9 @@ type Host struct {
 
 	peak   comeback.Peak    // answers a second, when it was well
 	took   float32          // seconds that an answer took, lately; 0: there was none
+	usual  float32          // the same, with few requests at once
+	good   int32            // deliveries since the limit was last looked at
+	full   bool             // a request has had to wait for the limit since
 	damper *comeback.Damper // while it comes back; nil: its rate is not limited
 	turned int64            // Unix nanoseconds: when a request last had to wait for its limit or rate
 }
@@ -66,7 +75,7 @@ func (e *Host) Admit(now time.Time) Admission {
 	}
 	if e.openUntil.IsZero() {
 		if e.inFlight >= e.limit {
-			e.turned = now.UnixNano()
+			e.turned, e.full = now.UnixNano(), true
 			return Admission{Verdict: Full}
 		}
 		if e.damper == nil {
@@ -116,7 +125,7 @@ func (e *Host) reopen(now time.Time) {
 }
 
 // Pace is about how long there should be between the starts of requests that were put off: what the host got through when it was well, but
-// not more than a few dozen a second, for they come back in heaps.
+// not more than a hundred a second, for they come back in heaps (scheduler.LineRoom).
 func (e *Host) Pace() time.Duration {
 	rate := e.peak.Rate()
 	if rate == 0 {
@@ -126,7 +135,7 @@ func (e *Host) Pace() time.Duration {
 }
 
 const (
-	shortestPace = 40 * time.Millisecond
+	shortestPace = 10 * time.Millisecond
 	longestPace  = 2 * time.Second
 )
 
@@ -176,10 +185,37 @@ func (e *Host) alive(started, now time.Time, delivered bool) {
 		e.took += (d - e.took) / 16
 	}
 	if delivered {
-		e.limit = min(e.limit+1, e.most)
+		e.grow()
 	}
 	if e.backoff > 0 && now.Sub(e.recovered) > relapse {
 		e.backoff = 0
+	}
+}
+
+// grow raises the limit after a delivery: by one up to easyLimit. Beyond that it is looked at once a round trip, and raised by an eighth where more
+// was wanted and the host answers quickly, and as quickly as with few requests at once. One whose answers become slower has had enough long before
+// it says so; it gets an eighth less.
+func (e *Host) grow() {
+	if e.limit <= easyLimit {
+		e.usual += (e.took - e.usual) / 64
+	}
+	if e.usual == 0 || e.took < e.usual {
+		e.usual = e.took
+	}
+	if e.limit < min(easyLimit, e.most) {
+		e.limit++
+		return
+	}
+	if e.good++; int(e.good) < e.limit {
+		return
+	}
+	step, full := max(1, e.limit/8), e.full
+	e.good, e.full = 0, false
+	switch {
+	case e.took > tooSlow*e.usual:
+		e.limit = max(min(easyLimit, e.most), e.limit-step)
+	case full && e.took <= quickAnswer && e.took <= asQuick*e.usual:
+		e.limit = min(e.limit+step, e.most)
 	}
 }
 

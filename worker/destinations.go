@@ -244,6 +244,15 @@ func (l *lane) unpark() {
 	l.spawn(now)
 }
 
+// roomOf is how many jobs may wait for a destination here. mu is held.
+func (l *lane) roomOf(d *destination) int {
+	p, ok := l.gate.(Pacer)
+	if !ok {
+		return l.perDest
+	}
+	return scheduler.LineRoom(l.perDest, l.window, l.here(), p.Pace(d.name))
+}
+
 // crowded tells whether a retry should not wait here: there are enough of them, the window is nearly full, and first tries come. mu is held.
 func (l *lane) crowded(now time.Time) bool {
 	share := l.budget.Share()

@@ -58,7 +58,7 @@ type Config struct {
 
 	Concurrency int // jobs running at once at most; default 512
 	Window      int // jobs in hand at most; default twice the concurrency, but no more than the greater of 1024 and 128 above it, at least 200
-	PerDest     int // jobs waiting for one destination at most; default an eighth of the window, at least 32
+	PerDest     int // jobs waiting for one destination at most, more for one that is quick (scheduler.LineRoom); default an eighth of the window, at least 32
 
 	RetryShare float64 // of starts and slots that retries may take while first tries want them; default 0.2, 1 and more: no bound
 

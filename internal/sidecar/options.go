@@ -75,7 +75,7 @@ type Options struct {
 // DefaultOptions are the options with nothing set.
 func DefaultOptions() *Options {
 	return &Options{
-		Canary: "100%", Concurrency: 512, Limits: limitsFixed, CPUTarget: 95, Nice: nice, Stated: 25, PerHost: 8, RetryShare: 100 * scheduler.DefaultRetryShare, DBConnections: 5, StopTimeout: 25 * time.Second,
+		Canary: "100%", Concurrency: 512, Limits: limitsFixed, CPUTarget: 95, Nice: nice, Stated: 25, PerHost: 64, RetryShare: 100 * scheduler.DefaultRetryShare, DBConnections: 5, StopTimeout: 25 * time.Second,
 		Metrics: "127.0.0.1:9395", MetricsPrefix: "ruby_", LogFormat: "auto", LogLevel: "info", BusyMirror: true,
 		RubyThreads: 25, RubyMemoryMB: 2048, RubyStuck: "report",
 	}
@@ -117,7 +117,7 @@ func (o *Options) Bind(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.Behind, "behind", o.Behind, "with --policy goals: `QUEUE/CLASS` whose jobs start when no others of the queue wait, or four times their goal has passed, e.g. pull/LinkCrawlWorker (repeat)")
 	f.IntVar(&o.Nice, "nice", o.Nice, "with adaptive limits: nice value of this worker and of the Ruby it starts, 1 to 19, so that others get processors first (0: left as it is)")
 	f.IntVar(&o.Stated, "stated-concurrency", o.Stated, "concurrency shown to Sidekiq; Mastodon's post clean-up scales with it")
-	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most")
+	f.IntVar(&o.PerHost, "per-host", o.PerHost, "requests in flight to one destination at most; more than 8 only while it answers within a second, and no slower than with few")
 	f.Float64Var(&o.RetryShare, "retry-share", o.RetryShare, "`PERCENT` of starts and slots that deliveries which have failed before may take while others want them (100: no bound)")
 	f.IntVar(&o.DBConnections, "db-connections", o.DBConnections, "Postgres connections of deliveries at most, within the cluster's budget (0: the budget alone bounds them)")
 	f.IntVar(&o.DBPriority, "db-priority", o.DBPriority, "who gets connections first when the budget is short: the higher `N`umber, -100 to 100")

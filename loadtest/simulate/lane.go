@@ -13,7 +13,7 @@ import (
 // The worker's settings for destinations (activitypub.Config), and what instances of the model ask for with a 429.
 const (
 	hostStart  = 2
-	hostMost   = 8
+	hostMost   = 64
 	limitedFor = 30 * time.Second
 	// How long an unused destination is remembered.
 	idleHealthy = 10 * time.Minute
@@ -96,7 +96,7 @@ func (w *workerModel) admit(job *world.Job) {
 	} else {
 		w.lane.triedAt = now
 	}
-	if h.stalled || h.waiting() >= perDest || kind == retries && w.crowded() {
+	if h.stalled || h.waiting() >= scheduler.LineRoom(perDest, window, w.runs[native]+w.parked, h.Pace()) || kind == retries && w.crowded() {
 		w.hold(job, h, time.Time{})
 		return
 	}
@@ -241,6 +241,7 @@ func (w *workerModel) park(h *hostState, until time.Time) {
 func (w *workerModel) hold(job *world.Job, h *hostState, until time.Time) {
 	dice := world.NewDice(job.ID, uint64(w.e.s.now))
 	w.e.s.met.deferred++
+	h.pace.Step = h.Pace()
 	at := h.pace.Due(w.e.clock(), until, dice.Float64)
 	w.e.s.later(&w.e.s.due, w.e.s.now+at.Sub(w.e.clock()).Nanoseconds(), job, true)
 }

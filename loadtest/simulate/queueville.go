@@ -19,7 +19,7 @@ const (
 	forkTime    = int64(1500 * time.Millisecond) // from the preloaded parent
 	memoryKeep  = 0.5                            // GiB
 	window      = 1024                           // deliveries in hand
-	perDest     = window / 8                     // that wait for one destination
+	perDest     = window / 8                     // that wait for one destination, more for one that is quick
 	stallAfter  = int64(time.Second)
 	longestWait = int64(30 * time.Second)
 	nativeConns = 5   // --db-connections
