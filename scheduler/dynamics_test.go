@@ -117,6 +117,38 @@ func TestLimitAfterSteps(t *testing.T) {
 	}
 }
 
+// Jobs that computed begin to wait: what the processors could take was found out of other jobs, so the limit goes up as if it had just begun. Ten
+// seconds later as much gets done as with the greatest limit, and when they compute again nothing is lost.
+func TestLimitWhenJobsBeginToWait(t *testing.T) {
+	t.Parallel()
+	computes, waits := kind{class: "Delivery", cpu: 0.0008, io: 0.004}, kind{class: "Delivery", cpu: 0.0012, io: 0.5}
+	run := func(seed uint64, static int) (*plantLane, []change) {
+		p := one(plantLane{kinds: []kind{computes}, first: 32, static: static}, 2)()
+		p.seed, p.noise, p.jump = seed, 0.05, 0.05
+		changes := p.run(t, 90, func(now float64) {
+			p.others = 0.2 // Redis, at work for us
+			if p.lanes[0].kinds[0] = computes; now >= 30 && now < 60 {
+				p.lanes[0].kinds[0] = waits
+			}
+		})
+		return p.lanes[0], changes
+	}
+	for seed := range uint64(max(3, *plantSeeds)) {
+		best, _ := run(seed, 512)
+		l, changes := run(seed, 0)
+		for _, c := range []struct {
+			name     string
+			from, to int
+		}{{"computing", 20, 30}, {"waiting", 40, 42}, {"waiting, still", 45, 60}, {"computing again", 70, 90}} {
+			if got := mean(l.done, c.from, c.to) / mean(best.done, c.from, c.to); got < 0.9 {
+				t.Errorf("seed %d, %s: %.2f of the throughput with 512 at once, limit %.0f", seed, c.name, got, mean(l.limits, c.from, c.to))
+				logChanges(t, changes)
+			}
+		}
+		t.Logf("seed %d: limits %.0f, %.0f, %.0f", seed, mean(l.limits, 20, 30), mean(l.limits, 40, 60), mean(l.limits, 70, 90))
+	}
+}
+
 // Others come first: with one core of two taken by another process, what is used stays within the target, and the others get what they
 // want within a second.
 func TestLimitLeavesRoomForOthers(t *testing.T) {

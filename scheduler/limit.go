@@ -52,6 +52,7 @@ type laneControl struct {
 	began   float64 // clock at which the step was begun
 	settle  float64 // clock until which the step works its way through
 	watch   watch   // what is measured under the present limit
+	looks   looks   // the last ones of these
 	ref     watch   // what was measured under the limit before
 	base    watch   // what was measured under the present limit before and after trials that were taken back
 	tight   bool    // when less was tried, all processors were in use
@@ -61,6 +62,7 @@ type laneControl struct {
 	refAt      float64 // the limit it was measured under
 
 	upAt, downAt       float64 // clock from which the next step may be tried
+	grownAt            float64 // clock at which a step up was last kept
 	upPause, downPause float64 // seconds
 	leapt              int     // steps that are not confirmed
 	factor             float64 // of the next step down
@@ -88,7 +90,7 @@ type laneControl struct {
 }
 
 func newLaneControl(cfg LaneConfig) *laneControl {
-	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery, overAt: -afterBrake, wayAt: -wayEvery, cutAt: -lull, used: Unknown, fullness: Unknown, weight: 1}
+	return &laneControl{cfg: cfg, hunting: true, elastic: Unknown, bound: ByStart, upPause: firstPause, downPause: firstPause, downAt: firstPause, factor: retreat, brakedAt: -brakeEvery, overAt: -afterBrake, wayAt: -wayEvery, grownAt: -enjoyed, cutAt: -lull, used: Unknown, fullness: Unknown, weight: 1}
 }
 
 // slots is how many jobs may run at once: the limit, or what others leave if that is less.
@@ -156,6 +158,10 @@ func (l *laneControl) step(c *Controller, m *moment, v *Lane) {
 		ceiling, by = n, ByOthers
 	}
 	l.watch.add(m, v)
+	l.looks.add(m, v)
+	if l.otherwise(c, m) {
+		return
+	}
 	switch l.stage {
 	case watching:
 		if l.base.add(m, v); l.base.span > 2*longestWatch {
@@ -193,7 +199,7 @@ func (l *laneControl) forget(c *Controller, m *moment) {
 	if c.probing == l {
 		c.probing = nil
 	}
-	l.stage, l.watch, l.ref, l.base, l.leapt, l.factor = watching, watch{}, watch{}, watch{}, 0, retreat
+	l.stage, l.watch, l.ref, l.base, l.leapt, l.factor, l.looks = watching, watch{}, watch{}, watch{}, 0, retreat, looks{}
 	l.settle = m.clock
 }
 

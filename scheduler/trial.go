@@ -29,8 +29,10 @@ const (
 	noise      = 0.07 // relative: with more than this a step down shows nothing
 	changed    = 0.25 // of throughput: what was found out before holds no more
 
-	firstPause   = 2.0 // seconds after a step that was taken back until the next, doubling to
+	othersLook   = 0.75 // seconds for which jobs have to be others than before, at least
+	firstPause   = 2.0  // seconds after a step that was taken back until the next, doubling to
 	longestPause = 60.0
+	enjoyed      = 10.0 // seconds for which what has just been found to be of use is not tried without, while processors are idle
 	eagerPause   = 8.0  // a lane that pauses no longer than this may still try great steps
 	pausePer     = 8.0  // times as long as a step takes
 	trialCost    = 0.02 // of the throughput at most, for trying less
@@ -149,7 +151,7 @@ func (l *laneControl) consider(c *Controller, m *moment, v *Lane, ceiling float6
 		return
 	}
 	// Perhaps less does it too.
-	if c.probing == nil && l.bound != scarce && m.clock >= l.downAt && l.slots() > l.cfg.Min {
+	if c.probing == nil && l.bound != scarce && m.clock >= l.downAt && (shut || m.clock >= l.grownAt+enjoyed) && l.slots() > l.cfg.Min {
 		l.shrinking(c, m, v, shut)
 	}
 }
@@ -170,6 +172,27 @@ func (l *laneControl) surprise(m *moment, v *Lane) {
 		l.ref = watch{}
 		l.base = l.watch
 	}
+}
+
+// otherwise looks whether the lane's jobs are others than before: they computed, and the processors that they used are idle now, or the other way
+// round. Then what was found out holds no more, and it begins as at first, from the present limit. Whoever else has come to use less is no reason for
+// that: then the lane is where it was, with more room.
+func (l *laneControl) otherwise(c *Controller, m *moment) bool {
+	if m.target < 0 || l.ref.span == 0 || l.ref.blind {
+		return false
+	}
+	idle, cores, ok := l.looks.last(min(max(othersLook, spanWalls*l.ref.meanLong()), lastSpan-2*m.dt))
+	idler, fewer, much := idle-l.ref.idle(), l.ref.cores()-cores, changed*m.host.Cores
+	less := min(idler, fewer) > much && l.stage != tryingDown // which uses less of them, too
+	more := max(idler, fewer) < -much && l.stage == watching && l.refAt == l.limit
+	if !ok || !less && !more {
+		return false
+	}
+	l.forget(c, m)
+	l.hunting = less
+	l.upPause, l.downPause = firstPause, firstPause
+	l.upAt, l.downAt = m.clock, m.clock+firstPause
+	return true
 }
 
 // beginStep changes the limit and begins to watch what that does.
@@ -310,7 +333,7 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 	// A hunt gets the benefit of the doubt, up to a point.
 	doubtful := l.hunting && !vain && !slower && (more > leastGain*step || !credible) && l.limit <= max(2*blindFactor*l.first, freely)
 	if shown && !inflated || shut || doubtful {
-		l.upAt = m.clock
+		l.upAt, l.grownAt = m.clock, m.clock
 		l.downAt = m.clock + l.downPause
 		l.factor = retreat
 		l.endStep(c, m, l.limit, "")
@@ -361,6 +384,10 @@ func (l *laneControl) leap(m *moment, v *Lane, slower, computes bool, room, ceil
 
 // shrinking tries less.
 func (l *laneControl) shrinking(c *Controller, m *moment, v *Lane, shut bool) {
+	if l.watch.since < l.grownAt { // it is of the time in which the slots of the last step were being filled, too
+		l.watch, l.base = watch{}, watch{}
+		return
+	}
 	if !shut && l.watch.counts() > noise {
 		return
 	}

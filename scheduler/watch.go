@@ -135,3 +135,31 @@ func gain(a, b *watch, computes bool) (more, doubt float64) {
 	}
 	return is/max(was, 1e-9) - 1, doubt
 }
+
+// looks are the last looks at a lane, as many as fit into lastSpan seconds at four a second.
+type looks struct {
+	list [16]struct{ span, spare, cpu float64 } // seconds, core-seconds
+	next int
+}
+
+func (r *looks) add(m *moment, v *Lane) {
+	at := &r.list[r.next]
+	at.span, at.spare, at.cpu = m.dt, m.spare*m.dt, v.CPU*m.dt
+	r.next = (r.next + 1) % len(r.list)
+}
+
+// last is the mean of idle cores and of cores in use by the lane over at least so many seconds; none if there were not so many, or were not known.
+func (r *looks) last(span float64) (idle, cores float64, ok bool) {
+	var sum, spare, cpu float64
+	for i := range r.list {
+		at := &r.list[(r.next+len(r.list)-1-i)%len(r.list)]
+		if at.span <= 0 || at.cpu < 0 {
+			break
+		}
+		sum, spare, cpu = sum+at.span, spare+at.spare, cpu+at.cpu
+		if sum >= span {
+			return spare / sum, cpu / sum, true
+		}
+	}
+	return 0, 0, false
+}

@@ -18,6 +18,7 @@ const (
 	fetchBatch   = 340                   // jobs per script call at most: while one batch is read and run, the next is fetched
 	fetchTimeout = 5 * time.Second       // one call
 	fetchLinger  = 10 * time.Millisecond // how long a little room waits to become more
+	fetchPlenty  = 50 * time.Millisecond // the same while every processor has a job and enough others wait for one
 	fetchGap     = 5 * time.Millisecond  // from one fetch that emptied the queues to the next, so that a steady trickle does not cost a call a job
 	awaitFor     = 2 * time.Second       // one blocking wait, as Sidekiq's BRPOP
 	lookBusy     = 20 * time.Millisecond // first pause after a look that found jobs, none of them ours
@@ -87,12 +88,9 @@ func (f *fetcher) Run(fetchCtx, workCtx context.Context) error {
 			sleep(fetchCtx, time.Second/2+rand.N(time.Second/2))
 			continue
 		}
-		room := f.allowance()
-		if room == 0 || room < f.lane.window/8 && f.foreign == nil && !f.hungry() {
-			f.waitForRoom(fetchCtx)
-			if room = f.allowance(); room == 0 {
-				continue
-			}
+		room := f.enough(fetchCtx)
+		if room == 0 {
+			continue
 		}
 		began := time.Now()
 		got, err := f.fetch(workCtx, room)
@@ -134,6 +132,26 @@ func (f *fetcher) gap() time.Duration {
 		return fetchGap / 5 // an idle Ruby thread waits for it
 	}
 	return fetchGap
+}
+
+// enough waits until a fetch is worth a call, and tells for how many jobs: for a good part of the window, for those that processors could start at
+// once, or for the little room that there is when it has waited for long enough. A call costs as much as reading some ten jobs.
+func (f *fetcher) enough(ctx context.Context) int {
+	began := time.Now()
+	for {
+		room := f.allowance()
+		much := min(f.lane.window/8, fetchBatch)
+		if f.foreign != nil {
+			much = 1
+		}
+		if room >= max(1, much) || room > 0 && f.hungry() {
+			return room
+		}
+		if patience := f.lane.patient(room); time.Since(began) >= patience || ctx.Err() != nil {
+			return room
+		}
+		f.waitForRoom(ctx)
+	}
 }
 
 // hungry is true when processors could start more than is on its way to them: a fetch is worth making even for a few jobs.

@@ -21,7 +21,7 @@ type lane struct {
 	gate    Gate
 	pool    pond.Pool
 	window  int // jobs in hand at most, whatever their state
-	perDest int // jobs waiting per destination at most; more for one that is quick (scheduler.LineRoom)
+	perDest int // jobs waiting per destination at most
 	fresh   func(now time.Time) bool
 	run     func(*item)                      // runs one job; called on a processor
 	hold    func([]*item, string, time.Time) // takes jobs that will not wait here, with reason and time
@@ -102,6 +102,17 @@ func (l *lane) hungry() bool {
 	return !l.closed && l.waiting == [kinds]int{} && l.running < l.limit
 }
 
+// patient is how long a fetch may wait for more room than there is: for longer while every processor has a job and those that wait will do for
+// more than twice as many as have ended.
+func (l *lane) patient(room int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.processors >= l.limit && l.waiting[tries]+l.waiting[retries] > 2*room && l.startable(time.Now()) {
+		return fetchPlenty
+	}
+	return fetchLinger
+}
+
 // register puts fetched jobs on the books before anything else may happen to them. The caller holds keeper.steady, so s is in force.
 func (l *lane) register(s *queues.Session, list []*item) {
 	l.mu.Lock()
@@ -161,7 +172,7 @@ func (l *lane) add(list []*item) (lost []*item) {
 		} else {
 			l.triedAt = now
 		}
-		if it.dest != "" && (d.stalled || d.waiting() >= l.perDest && d.waiting() >= l.roomOf(d)) {
+		if it.dest != "" && (d.stalled || d.waiting() >= l.perDest) {
 			l.forgetIdle(d)
 			over = append(over, it)
 			continue

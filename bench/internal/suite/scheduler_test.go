@@ -56,6 +56,37 @@ func TestRecordSettled(t *testing.T) {
 	}
 }
 
+func TestRecordSteady(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		r    *record
+		want float64
+	}{
+		"as much all the time": {ramp(0, 0, 20), 100},
+		"grows to the end":     {ramp(16, 50, 20), 50 + 50*4.0/7}, // of seven seconds the last four
+		"falls":                {ramp(10, 300, 20), 300},
+	} {
+		if got := tc.r.steady(0, 20, 7); math.Abs(got-tc.want) > 0.5 {
+			t.Errorf("%s: steady = %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+func TestEvenSpeed(t *testing.T) {
+	t.Parallel()
+	tr := &tried{rounds: []float64{100, 80, 90}, yards: []float64{0.001, 0.00125, 0}} // the machine was slower by a fifth; then nobody looked
+	if got := tr.evens(0.001); !slices.Equal(got, []float64{100, 100, 90}) {
+		t.Errorf("evens = %v", got)
+	}
+	y, err := newYardstick()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took, err := y.once(); err != nil || took <= 0 || took > 1 {
+		t.Errorf("the yardstick took %v s: %v", took, err)
+	}
+}
+
 func TestRecordLimit(t *testing.T) {
 	t.Parallel()
 	r := &record{changes: []change{{at: -1, lane: "a", to: 10}, {at: 0, lane: "b", to: 1}, {at: 5, lane: "a", to: 30}, {at: 10, lane: "a", to: 10}}}

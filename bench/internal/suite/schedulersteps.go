@@ -11,8 +11,23 @@ import (
 	"github.com/queueville/queueville/bench/internal/receiver"
 )
 
-// settleLimit is how long it may take to come within 10 % of the steady throughput.
-const settleLimit = 10.0
+const (
+	settleLimit  = 10.0 // seconds within which to come within 10 % of the steady throughput
+	stepLength   = 30.0 // seconds of each phase
+	stepSteady   = 7.0  // seconds of the phase in which most was done: the steady throughput
+	quickLength  = 16.0
+	steadyEvery  = 0.5
+	stillGrowing = 1.05 // times the throughput of the middle of a phase at its end: it was not steady
+)
+
+// steady is the greatest mean throughput of some seconds in a row between two moments. That of the end would not do: where the throughput still grows then,
+// what was reached early would seem to be near it.
+func (r *record) steady(from, to, span float64) (most float64) {
+	for at := from; at+span <= to+1e-9; at += steadyEvery {
+		most = max(most, r.rate(at, at+span))
+	}
+	return most
+}
 
 // runSteps changes what the jobs are while they run: computing, waiting, computing.
 func runSteps(ctx context.Context, o Options, native bool, report *Report) error {
@@ -28,9 +43,9 @@ func runSteps(ctx context.Context, o Options, native bool, report *Report) error
 		return err
 	}
 	defer b.close()
-	length, steady := 20.0, 7.0
+	length, steady := stepLength, stepSteady
 	if o.Quick {
-		length, steady = 16, 5
+		length, steady = quickLength, 5
 	}
 	load := func(waits bool) []feed {
 		switch {
@@ -60,15 +75,19 @@ func runSteps(ctx context.Context, o Options, native bool, report *Report) error
 		last, starts = r, begins
 		for i, from := range begins {
 			to := from + length
-			rate := r.rate(to-steady, to)
-			took[i] = append(took[i], r.settled(from, to-steady, rate))
+			rate := r.steady(from, to, steady)
+			took[i] = append(took[i], r.settled(from, to, rate))
+			growing := ""
+			if r.rate(to-steady, to) > stillGrowing*r.rate(from+length/2-steady/2, from+length/2+steady/2) {
+				growing = ", still growing"
+			}
 			mean, cv := 0.0, 0.0
 			for _, name := range r.lanes() {
 				mean, cv = r.limit(name, to-steady, to)
 			}
-			o.logf("steps %-11s round %d  %-24s %7.1f jobs/s, within 10 %% after %4.1f s, limit %.0f ± %.0f %%", lane, round+1, names[i], rate, took[i][round], mean, 100*cv)
+			o.logf("steps %-11s round %d  %-24s %7.1f jobs/s, within 10 %% after %4.1f s, limit %.0f ± %.0f %%%s", lane, round+1, names[i], rate, took[i][round], mean, 100*cv, growing)
 			if round == 0 {
-				rows = append(rows, []string{names[i], fmt.Sprintf("%.0f", rate), fmt.Sprintf("%.0f", mean), fmt.Sprintf("%.2f", cv), ""})
+				rows = append(rows, []string{names[i], fmt.Sprintf("%.0f%s", rate, growing), fmt.Sprintf("%.0f", mean), fmt.Sprintf("%.2f", cv), ""})
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -104,9 +105,27 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 type tried struct {
 	way
 	look   float64        // jobs a second in the sweep
+	yard   float64        // processor seconds of the fixed piece of work, meanwhile
 	rounds measure.Series // in the rounds
+	yards  measure.Series
 	cpu    measure.Series // cores in use by everybody
 	stolen measure.Series
+}
+
+// even is the throughput at an even speed of the machine: where the fixed piece of work took twice the processor time, jobs did too.
+func even(rate, yard, usual float64) float64 {
+	if yard <= 0 || usual <= 0 {
+		return rate
+	}
+	return rate * yard / usual
+}
+
+// evens are the rounds at an even speed.
+func (t *tried) evens(usual float64) (list measure.Series) {
+	for i, v := range t.rounds {
+		list = append(list, even(v, t.yards[i], usual))
+	}
+	return list
 }
 
 // runSweep looks once at every fixed setting; then the best two of them and adaptive limits take turns.
@@ -127,12 +146,13 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 		if err != nil {
 			return err
 		}
-		list[i] = &tried{way: w, look: r.rate(begins[0]+p.warm, begins[0]+p.warm+p.window)}
-		o.logf("%-20s sweep  %-8v %7.1f jobs/s  %.2f cores, ours %.2f, stolen %.2f", l.part, w, list[i].look, r.mean(begins[0]+p.warm, r.end(), busyCores),
-			r.mean(begins[0]+p.warm, r.end(), ourCores), r.mean(begins[0]+p.warm, r.end(), stolenCores))
+		a, z := begins[0]+p.warm, begins[0]+p.warm+p.window
+		list[i] = &tried{way: w, look: r.rate(a, z), yard: r.yard(a, z)}
+		o.logf("%-20s sweep  %-8v %7.1f jobs/s  %.2f cores, ours %.2f, stolen %.2f, yard %.0f µs", l.part, w, list[i].look, r.mean(a, r.end(), busyCores),
+			r.mean(a, r.end(), ourCores), r.mean(a, r.end(), stolenCores), 1e6*list[i].yard)
 	}
 	best := slices.Clone(list)
-	slices.SortStableFunc(best, func(x, y *tried) int { return int(math.Copysign(1, y.look-x.look)) })
+	slices.SortStableFunc(best, func(x, y *tried) int { return cmp.Compare(even(y.look, y.yard, 1), even(x.look, x.yard, 1)) })
 	best = best[:min(2, len(best))]
 	ours := &tried{way: way{name: l.part, native: l.native(), adaptive: true}}
 	var last *record
@@ -161,7 +181,8 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 					fmt.Fprintf(&text, "  limit of %s %.0f ± %.0f %%, steady after %.1f s: %s", name, mean, 100*cv, cold[len(cold)-1], r.reasons(name, a, z))
 				}
 			}
-			o.logf("%-20s round %d %-8v %6.1f jobs/s  %.2f cores, stolen %.2f%s", l.part, round+1, t.way, t.rounds[round], t.cpu[round], t.stolen[round], &text)
+			o.logf("%-20s round %d %-8v %6.1f jobs/s  %.2f cores, stolen %.2f, yard %.0f µs%s", l.part, round+1, t.way, t.rounds[round], t.cpu[round], t.stolen[round],
+				1e6*t.yards[round], &text)
 		}
 	}
 	return sweepReport(o, &l, list, best, ours, cold, sweepRun{last, from, lane}, report)
@@ -169,6 +190,7 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 
 func (t *tried) add(r *record, from, to float64) {
 	t.rounds = append(t.rounds, r.rate(from, to))
+	t.yards = append(t.yards, r.yard(from, to))
 	t.cpu = append(t.cpu, r.mean(from, to, busyCores))
 	t.stolen = append(t.stolen, r.mean(from, to, stolenCores))
 }
@@ -201,14 +223,19 @@ func sweepReport(o Options, l *sweepLoad, list, best []*tried, ours *tried, cold
 	if !l.native() {
 		what = "processes × threads"
 	}
-	rows := [][]string{{what, "jobs/s in the sweep", "in the rounds (least–most)", "cores in use", "stolen"}}
+	var yards measure.Series
 	for _, t := range append(slices.Clone(list), ours) {
-		row := []string{t.String(), "", "", "", ""}
+		yards = append(yards, t.yards...)
+	}
+	usual := yards.Median()
+	rows := [][]string{{what, "jobs/s in the sweep", "in the rounds (least–most)", "at an even speed of the machine", "cores in use", "stolen"}}
+	for _, t := range append(slices.Clone(list), ours) {
+		row := []string{t.String(), "", "", "", "", ""}
 		if t.look > 0 {
 			row[1] = fmt.Sprintf("%.0f", t.look)
 		}
 		if len(t.rounds) > 0 {
-			row[2], row[3], row[4] = t.rounds.Range("%.0f"), fmt.Sprintf("%.2f", t.cpu.Median()), fmt.Sprintf("%.2f", t.stolen.Median())
+			row[2], row[3], row[4], row[5] = t.rounds.Range("%.0f"), t.evens(usual).Range("%.0f"), fmt.Sprintf("%.2f", t.cpu.Median()), fmt.Sprintf("%.2f", t.stolen.Median())
 			for _, v := range t.rounds {
 				report.Values[l.part+", "+t.String()] = append(report.Values[l.part+", "+t.String()], Figure{PerSecond: v})
 			}
@@ -216,18 +243,19 @@ func sweepReport(o Options, l *sweepLoad, list, best []*tried, ours *tried, cold
 		rows = append(rows, row)
 	}
 	report.Tables = append(report.Tables, Table{Title: "Fixed concurrency and adaptive limits: " + l.title, Rows: rows})
-	ratio, against := math.Inf(1), ""
+	mine, ratio, against := ours.evens(usual), math.Inf(1), ""
 	for _, t := range best {
-		var each measure.Series
-		for i, v := range t.rounds {
-			each = append(each, 100*ours.rounds[i]/max(v, 1e-9))
+		var each, bare measure.Series
+		for i, v := range t.evens(usual) {
+			each = append(each, 100*mine[i]/max(v, 1e-9))
+			bare = append(bare, 100*ours.rounds[i]/max(t.rounds[i], 1e-9))
 		}
 		if m := each.Median(); m < ratio {
-			ratio, against = m, fmt.Sprintf("%v (%s)", t.way, each.Range("%.0f"))
+			ratio, against = m, fmt.Sprintf("%v (%s; as counted %s)", t.way, each.Range("%.0f"), bare.Range("%.0f"))
 		}
 	}
 	report.Targets = append(report.Targets,
-		measure.Target{What: l.title + ": jobs/s of adaptive limits against the best fixed, " + against + ", %", Want: "≥ 95", Got: ratio, Limit: 95},
+		measure.Target{What: l.title + ": jobs/s of adaptive limits against the best fixed, at an even speed of the machine, " + against + ", %", Want: "≥ 95", Got: ratio, Limit: 95},
 		measure.Target{What: l.title + ": seconds from the first job to within 10 % of the steady throughput", Want: "≤ 10", Got: cold.Median(), Limit: 10, Most: true})
 	return drawSweep(o, l, list, best, ours, run)
 }

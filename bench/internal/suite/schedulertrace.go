@@ -14,6 +14,8 @@ import (
 
 	"github.com/queueville/queueville/internal/governor"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/queueville/queueville/bench/internal/measure"
 )
 
 const (
@@ -30,6 +32,7 @@ type sight struct {
 	busy   float64 // cores in use since the last look, by everybody
 	stolen float64 // of these, by other machines on the same host
 	ours   float64 // cores in use by the contender and its children
+	yard   float64 // processor seconds that a fixed piece of work took
 }
 
 // record is what was seen of one run.
@@ -54,6 +57,10 @@ type change struct {
 func (r *record) follow(ctx context.Context, list []*process, count func(context.Context) (int64, error)) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	yard, err := newYardstick()
+	if err != nil {
+		return err
+	}
 	used, stolen := hostCPU()
 	own := 0.0
 	last := time.Now()
@@ -83,6 +90,9 @@ func (r *record) follow(ctx context.Context, list []*process, count func(context
 		if dt := now.Sub(last).Seconds(); dt > 0 {
 			s.busy, s.stolen = (usedNow-used)/dt, (stolenNow-stolen)/dt
 			s.ours = max(0, mine.Seconds()-own) / dt // a child that ended takes its time with it
+		}
+		if s.yard, err = yard.once(); err != nil {
+			return err
 		}
 		used, stolen, own, last = usedNow, stolenNow, mine.Seconds(), now
 		r.sights = append(r.sights, s)
@@ -164,6 +174,17 @@ func (r *record) rate(from, to float64) float64 {
 		return 0
 	}
 	return (r.doneAt(to) - r.doneAt(from)) / (to - from)
+}
+
+// yard is the median of what the fixed piece of work took between two moments, in processor seconds; 0 if nobody looked.
+func (r *record) yard(from, to float64) float64 {
+	var all measure.Series
+	for i := range r.sights {
+		if s := &r.sights[i]; s.at > from && s.at <= to && s.yard > 0 {
+			all = append(all, s.yard)
+		}
+	}
+	return all.Median()
 }
 
 // mean is the mean of a figure between two moments.
@@ -266,7 +287,7 @@ func (r *record) write(dir, name string) error {
 			in, _ := json.Marshal(c.in)
 			fmt.Fprintf(&b, "%7.2f  %-8s %4d → %-4d %-28s bound %-18s %s\n", c.at, c.lane, c.from, c.to, c.why, c.bound, in)
 		}
-		fmt.Fprintf(&b, "%7.2f  done %6.0f (%6.1f/s)  cores %.2f, ours %.2f, stolen %.2f\n", s.at, s.done, r.rate(s.at-smooth, s.at), s.busy, s.ours, s.stolen)
+		fmt.Fprintf(&b, "%7.2f  done %6.0f (%6.1f/s)  cores %.2f, ours %.2f, stolen %.2f, yard %.0f µs\n", s.at, s.done, r.rate(s.at-smooth, s.at), s.busy, s.ours, s.stolen, 1e6*s.yard)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // for everybody
 		return fmt.Errorf("make %s: %w", dir, err)
