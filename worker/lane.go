@@ -21,7 +21,7 @@ type lane struct {
 	gate    Gate
 	pool    pond.Pool
 	window  int // jobs in hand at most, whatever their state
-	perDest int // jobs waiting per destination at most
+	perDest int // jobs waiting per destination at most; more for one that is quick (scheduler.LineRoom)
 	fresh   func(now time.Time) bool
 	run     func(*item)                      // runs one job; called on a processor
 	hold    func([]*item, string, time.Time) // takes jobs that will not wait here, with reason and time
@@ -172,7 +172,7 @@ func (l *lane) add(list []*item) (lost []*item) {
 		} else {
 			l.triedAt = now
 		}
-		if it.dest != "" && (d.stalled || d.waiting() >= l.perDest) {
+		if it.dest != "" && (d.stalled || d.waiting() >= l.perDest && d.waiting() >= l.roomOf(d)) {
 			l.forgetIdle(d)
 			over = append(over, it)
 			continue
