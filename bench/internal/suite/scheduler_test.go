@@ -78,12 +78,18 @@ func TestEvenSpeed(t *testing.T) {
 	if got := tr.evens(0.001); !slices.Equal(got, []float64{100, 100, 90}) {
 		t.Errorf("evens = %v", got)
 	}
-	y, err := newYardstick()
-	if err != nil {
+	var y yardstick
+	if err := y.time(3, func(int) {}); err != nil {
 		t.Fatal(err)
 	}
-	if took, err := y.once(); err != nil || took <= 0 || took > 1 {
-		t.Errorf("the yardstick took %v s: %v", took, err)
+	if n, s := y.read(); n != 3 || s <= 0 || s > 1 {
+		t.Errorf("%d jobs in %v s", n, s)
+	}
+	r := &record{sights: []sight{{at: 1, made: 10, making: 1}, {at: 2, made: 20, making: 2}, {at: 3, made: 40, making: 3}, {at: 4, made: 40, making: 3}}}
+	for _, tc := range []struct{ from, to, want float64 }{{0, 4, 2.0 / 30}, {0, 2, 0.1}, {2, 4, 0}, {5, 6, 0}} {
+		if got := r.yard(tc.from, tc.to); math.Abs(got-tc.want) > 1e-9 {
+			t.Errorf("yard(%v, %v) = %v, want %v", tc.from, tc.to, got, tc.want)
+		}
 	}
 }
 

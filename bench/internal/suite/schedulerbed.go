@@ -42,6 +42,7 @@ type bed struct {
 	receivers []*receivers
 	mixes     map[string]*rubyapp.Mix // by load; a status is made once in a bed's life
 	runs      int
+	yard      yardstick
 }
 
 // newBed starts the servers. Deliveries need receivers: one process for each configuration.
@@ -255,7 +256,7 @@ func (b *bed) run(ctx context.Context, w way, phases ...phase) (r *record, begin
 	started := make(chan struct{})
 	g.Go(func() error {
 		counted := int64(-1)
-		return r.follow(gctx, []*process{p}, func(ctx context.Context) (int64, error) {
+		return r.follow(gctx, []*process{p}, &b.yard, func(ctx context.Context) (int64, error) {
 			n, err := b.count(ctx)
 			if counted < 0 {
 				counted = n
@@ -338,8 +339,8 @@ func (b *bed) fill(ctx context.Context, feeds []feed, fresh bool) error {
 			}
 		}
 		values := make([]any, missing)
-		for i := range values {
-			values[i] = f.next()
+		if err := b.yard.time(missing, func(i int) { values[i] = f.next() }); err != nil {
+			return err
 		}
 		pipe := b.client.TxPipeline()
 		if fresh {

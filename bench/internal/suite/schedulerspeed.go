@@ -1,62 +1,56 @@
 package suite
 
 import (
-	"crypto"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
 	"fmt"
 	"runtime"
-	"time"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// yardstick measures how fast the machine is just now, by a fixed piece of work: a virtual machine's processors are faster or slower by a fifth
-// from one minute to the next, though none of their time is stolen (another machine on the same core, its clock rate). It counts processor time,
-// not the time that passes, so whatever else runs here makes no difference beyond the caches.
+// yardstick measures how fast the machine is just now, by the processor time that making the jobs takes: the same work for each, whatever runs them.
+// A virtual machine is faster or slower by a fifth from one minute to the next though none of its time is stolen, for caches and memory are shared
+// with other machines. What a signature takes does not show that, for it needs no memory; what making jobs takes goes with the throughput to a few
+// hundredths.
 type yardstick struct {
-	key    *rsa.PrivateKey
-	digest [sha256.Size]byte
+	mu sync.Mutex
+	n  int
+	s  float64 // processor seconds
 }
 
-const yardBits = 1024 // a signature is what deliveries do most; of this size it takes so little that looking four times a second costs nothing
-
-func newYardstick() (*yardstick, error) {
-	key, err := rsa.GenerateKey(rand.Reader, yardBits)
-	if err != nil {
-		return nil, fmt.Errorf("make a key to measure by: %w", err)
-	}
-	return &yardstick{key: key, digest: sha256.Sum256([]byte("yardstick"))}, nil
-}
-
-// once does the work once, and returns the processor seconds it took: about 0.0003. The second of two signatures is measured, for the first one
-// finds the caches as others have left them.
-func (y *yardstick) once() (float64, error) {
+// time makes n jobs, and counts what that takes.
+func (y *yardstick) time(n int, each func(i int)) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var took time.Duration
-	for range 2 {
-		began, err := threadCPU()
-		if err != nil {
-			return 0, err
-		}
-		if _, err := rsa.SignPKCS1v15(nil, y.key, crypto.SHA256, y.digest[:]); err != nil {
-			return 0, fmt.Errorf("sign, to measure: %w", err)
-		}
-		ended, err := threadCPU()
-		if err != nil {
-			return 0, err
-		}
-		took = ended - began
+	began, err := threadCPU()
+	if err != nil {
+		return err
 	}
-	return took.Seconds(), nil
+	for i := range n {
+		each(i)
+	}
+	ended, err := threadCPU()
+	if err != nil {
+		return err
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.n, y.s = y.n+n, y.s+ended-began
+	return nil
 }
 
-func threadCPU() (time.Duration, error) {
+// read is how many jobs have been made, and what that took in all, in processor seconds.
+func (y *yardstick) read() (n int, s float64) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.n, y.s
+}
+
+// threadCPU is the processor time of the calling thread, in seconds.
+func threadCPU() (float64, error) {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
 		return 0, fmt.Errorf("read the thread's clock: %w", err)
 	}
-	return time.Duration(t.Nano()), nil
+	return float64(t.Nano()) / 1e9, nil
 }

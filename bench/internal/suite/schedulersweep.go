@@ -105,14 +105,14 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 type tried struct {
 	way
 	look   float64        // jobs a second in the sweep
-	yard   float64        // processor seconds of the fixed piece of work, meanwhile
+	yard   float64        // processor seconds that making a job took meanwhile
 	rounds measure.Series // in the rounds
 	yards  measure.Series
 	cpu    measure.Series // cores in use by everybody
 	stolen measure.Series
 }
 
-// even is the throughput at an even speed of the machine: where the fixed piece of work took twice the processor time, jobs did too.
+// even is the throughput at an even speed of the machine: where making a job took twice the processor time, running it did too.
 func even(rate, yard, usual float64) float64 {
 	if yard <= 0 || usual <= 0 {
 		return rate
@@ -148,7 +148,7 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 		}
 		a, z := begins[0]+p.warm, begins[0]+p.warm+p.window
 		list[i] = &tried{way: w, look: r.rate(a, z), yard: r.yard(a, z)}
-		o.logf("%-20s sweep  %-8v %7.1f jobs/s  %.2f cores, ours %.2f, stolen %.2f, yard %.0f µs", l.part, w, list[i].look, r.mean(a, r.end(), busyCores),
+		o.logf("%-20s sweep  %-8v %7.1f jobs/s  %.2f cores, ours %.2f, stolen %.2f, yard %.1f µs", l.part, w, list[i].look, r.mean(a, r.end(), busyCores),
 			r.mean(a, r.end(), ourCores), r.mean(a, r.end(), stolenCores), 1e6*list[i].yard)
 	}
 	best := slices.Clone(list)
@@ -181,7 +181,7 @@ func runSweep(ctx context.Context, o Options, l sweepLoad, report *Report) error
 					fmt.Fprintf(&text, "  limit of %s %.0f ± %.0f %%, steady after %.1f s: %s", name, mean, 100*cv, cold[len(cold)-1], r.reasons(name, a, z))
 				}
 			}
-			o.logf("%-20s round %d %-8v %6.1f jobs/s  %.2f cores, stolen %.2f, yard %.0f µs%s", l.part, round+1, t.way, t.rounds[round], t.cpu[round], t.stolen[round],
+			o.logf("%-20s round %d %-8v %6.1f jobs/s  %.2f cores, stolen %.2f, yard %.1f µs%s", l.part, round+1, t.way, t.rounds[round], t.cpu[round], t.stolen[round],
 				1e6*t.yards[round], &text)
 		}
 	}

@@ -14,8 +14,6 @@ import (
 
 	"github.com/queueville/queueville/internal/governor"
 	"github.com/redis/go-redis/v9"
-
-	"github.com/queueville/queueville/bench/internal/measure"
 )
 
 const (
@@ -32,7 +30,8 @@ type sight struct {
 	busy   float64 // cores in use since the last look, by everybody
 	stolen float64 // of these, by other machines on the same host
 	ours   float64 // cores in use by the contender and its children
-	yard   float64 // processor seconds that a fixed piece of work took
+	made   int     // jobs that the harness has made in all
+	making float64 // processor seconds that this took
 }
 
 // record is what was seen of one run.
@@ -54,13 +53,9 @@ type change struct {
 }
 
 // follow looks at a run until ctx ends. count says how many jobs have ended, and is asked a few times a second.
-func (r *record) follow(ctx context.Context, list []*process, count func(context.Context) (int64, error)) error {
+func (r *record) follow(ctx context.Context, list []*process, yard *yardstick, count func(context.Context) (int64, error)) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	yard, err := newYardstick()
-	if err != nil {
-		return err
-	}
 	used, stolen := hostCPU()
 	own := 0.0
 	last := time.Now()
@@ -91,9 +86,7 @@ func (r *record) follow(ctx context.Context, list []*process, count func(context
 			s.busy, s.stolen = (usedNow-used)/dt, (stolenNow-stolen)/dt
 			s.ours = max(0, mine.Seconds()-own) / dt // a child that ended takes its time with it
 		}
-		if s.yard, err = yard.once(); err != nil {
-			return err
-		}
+		s.made, s.making = yard.read()
 		used, stolen, own, last = usedNow, stolenNow, mine.Seconds(), now
 		r.sights = append(r.sights, s)
 	}
@@ -176,15 +169,21 @@ func (r *record) rate(from, to float64) float64 {
 	return (r.doneAt(to) - r.doneAt(from)) / (to - from)
 }
 
-// yard is the median of what the fixed piece of work took between two moments, in processor seconds; 0 if nobody looked.
+// yard is what making one job took between two moments, in processor seconds; 0 if none was made.
 func (r *record) yard(from, to float64) float64 {
-	var all measure.Series
+	var first, last *sight
 	for i := range r.sights {
-		if s := &r.sights[i]; s.at > from && s.at <= to && s.yard > 0 {
-			all = append(all, s.yard)
+		if s := &r.sights[i]; s.at > from && s.at <= to {
+			if first == nil {
+				first = s
+			}
+			last = s
 		}
 	}
-	return all.Median()
+	if first == nil || last.made == first.made {
+		return 0
+	}
+	return (last.making - first.making) / float64(last.made-first.made)
 }
 
 // mean is the mean of a figure between two moments.
@@ -287,7 +286,7 @@ func (r *record) write(dir, name string) error {
 			in, _ := json.Marshal(c.in)
 			fmt.Fprintf(&b, "%7.2f  %-8s %4d → %-4d %-28s bound %-18s %s\n", c.at, c.lane, c.from, c.to, c.why, c.bound, in)
 		}
-		fmt.Fprintf(&b, "%7.2f  done %6.0f (%6.1f/s)  cores %.2f, ours %.2f, stolen %.2f, yard %.0f µs\n", s.at, s.done, r.rate(s.at-smooth, s.at), s.busy, s.ours, s.stolen, 1e6*s.yard)
+		fmt.Fprintf(&b, "%7.2f  done %6.0f (%6.1f/s)  cores %.2f, ours %.2f, stolen %.2f, yard %.1f µs\n", s.at, s.done, r.rate(s.at-smooth, s.at), s.busy, s.ours, s.stolen, 1e6*r.yard(s.at-smooth, s.at))
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // for everybody
 		return fmt.Errorf("make %s: %w", dir, err)
