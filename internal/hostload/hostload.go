@@ -47,6 +47,7 @@ type Sensor struct {
 	pids    map[int]float64
 
 	ownRate, childRate float64 // from the last Read
+	lost               float64 // cores stolen at the last look
 }
 
 // New makes a Sensor. It finds out once in which cgroup this process is.
@@ -57,7 +58,7 @@ func New(cfg Config) *Sensor {
 	if cfg.Cgroup == "" {
 		cfg.Cgroup = "/sys/fs/cgroup"
 	}
-	s := &Sensor{cfg: cfg, pids: make(map[int]float64), ownRate: scheduler.Unknown, childRate: scheduler.Unknown}
+	s := &Sensor{cfg: cfg, pids: make(map[int]float64), ownRate: scheduler.Unknown, childRate: scheduler.Unknown, lost: scheduler.Unknown}
 	s.groups = findGroups(cfg)
 	return s
 }
@@ -103,6 +104,9 @@ func (s *Sensor) Processors(now time.Time) scheduler.Host {
 	return h
 }
 
+// Stolen is how many cores other machines on the same hardware took while somebody here wanted them, at the last look; Unknown as Busy is.
+func (s *Sensor) Stolen() float64 { return s.lost }
+
 // processors begins a look, and returns how many seconds the last one is ago; 0 if there was none.
 func (s *Sensor) processors(now time.Time) (h scheduler.Host, dt float64) {
 	dt = now.Sub(s.last).Seconds()
@@ -115,7 +119,8 @@ func (s *Sensor) processors(now time.Time) (h scheduler.Host, dt float64) {
 	if ok {
 		// What other machines take is not there, for nobody here: to make way for them would give it to no one. It is counted only while somebody wants
 		// a processor, so a host that has less than it should looks as full as it is.
-		h.Cores = max(leastCores, cores-max(0, s.stolen.rate(stolen, ok, dt)))
+		s.lost = s.stolen.rate(stolen, ok, dt)
+		h.Cores = max(leastCores, cores-max(0, s.lost))
 	}
 	h.Busy = s.cpu.rate(busy, ok, dt)
 	used, ok := s.groups.usage()

@@ -15,6 +15,7 @@ const (
 
 	shareWeight = 0.2  // of one more run in the moving averages
 	hostStretch = 4    // by how much everybody waits for a full host, and more where many are
+	muchStolen  = 0.1  // more may have been taken from just this run
 	surelyLight = 0.05 // a class with less is light even if all its doubts count against it
 	firstRuns   = 5    // runs of which the averages are plain means
 )
@@ -26,6 +27,12 @@ type Around struct {
 	Used  float64 // CPU use of its process: 1 is all that Ruby can
 	Host  float64 // CPU use of the host: 1 is all of it
 	Crowd float64 // jobs of all processes, for each of the host's processors
+
+	// Delayed is for how long the run's thread could have run and had no processor; negative where the system does not count it. Known, it
+	// takes the place of what Host and Crowd make likely.
+	Delayed time.Duration
+	// Stolen is how much of the processor time that was wanted other machines on the same hardware took, 0 to 1: it is in nobody's count.
+	Stolen float64
 }
 
 // waited is how long a run of that CPU time would wait if it had process and processor to itself. Where there was time to spare that follows
@@ -33,6 +40,9 @@ type Around struct {
 func (a Around) waited(wall, cpu float64) (wait float64, sure bool) {
 	if wall <= 0 {
 		return 0, true
+	}
+	if a.Delayed >= 0 {
+		return a.waitedBeside(wall, cpu, a.Delayed.Seconds())
 	}
 	sure = a.Host <= HostFull
 	var stretch float64
@@ -46,6 +56,23 @@ func (a Around) waited(wall, cpu float64) (wait float64, sure bool) {
 	}
 	wait = math.Max(0, wall-cpu*stretch)
 	return wait, sure || wait > cpu/surelyLight
+}
+
+// waitedBeside is waited where it is known for how long a processor was missing. Then only the others of its process can have kept it waiting: for as
+// long as they computed, and what they waited for a processor while all waited for them, as much longer as this one took. What the process had left
+// the run has waited for something else. That is the least there can be: which of the others came first nobody sees.
+func (a Around) waitedBeside(wall, cpu, delayed float64) (wait float64, sure bool) {
+	lost := math.Min(math.Max(0, a.Stolen), 0.9)
+	busy := math.Min(cpu/(1-lost)+delayed, math.Max(wall, cpu))
+	others := math.Max(0, a.Used-cpu/wall)
+	if cpu > 0 {
+		others *= busy / cpu
+	}
+	if lost <= muchStolen && others+busy/wall <= ProcessFull {
+		return math.Max(0, wall*(1-others)-busy), true
+	}
+	wait = math.Max(0, wall-delayed-cpu*hostStretch*math.Max(1, a.Jobs)/(1-lost))
+	return wait, lost <= muchStolen && wait > cpu/surelyLight
 }
 
 // Share is how much of its time a class computes, in moving averages over its runs.

@@ -42,7 +42,7 @@ func (a *App) Runs(classes ...string) []Run {
 	}
 	var runs []Run
 	for _, key := range keys {
-		if key == "ran:started" || key == "ran:count" {
+		if slices.Contains([]string{"ran:started", "ran:count", "ran:failed", "ran:ticks"}, key) {
 			continue
 		}
 		runs = append(runs, list[Run](a, key)...)

@@ -302,7 +302,7 @@ func (w *workerModel) rubyEnded(t *task, took int64) {
 		p.load, p.light = 0, 0
 	}
 	e.shares[first[t.job.Class]].Note(time.Duration(took), time.Duration(t.spent), placement.Around{
-		Jobs: 1 + float64(int(t.beside)+p.running)/2, Used: p.use, Host: w.use, Crowd: float64(w.runs[foreign]) / float64(w.m.Cores),
+		Jobs: 1 + float64(int(t.beside)+p.running)/2, Used: p.use, Host: w.use, Crowd: float64(w.runs[foreign]) / float64(w.m.Cores), Delayed: -1,
 	})
 	q := t.job.Queue()
 	e.typical[q] += 0.1 * (e.share(t.job.Class) - e.typical[q])

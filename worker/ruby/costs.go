@@ -70,13 +70,17 @@ func (c *costs) get(class string, now time.Time) *cost {
 }
 
 // around is what went on beside a run: see placement.Around.
-type around struct{ jobs, used, host, crowd float64 }
+type around struct {
+	jobs, used, host, crowd float64
+	delayed                 time.Duration
+	stolen                  float64
+}
 
 // note takes in one run.
 func (c *costs) note(class string, wall, cpu time.Duration, a around, now time.Time) {
 	k := c.get(class, now)
 	k.last = now
-	k.Note(wall, cpu, placement.Around{Jobs: a.jobs, Used: a.used, Host: a.host, Crowd: a.crowd})
+	k.Note(wall, cpu, placement.Around{Jobs: a.jobs, Used: a.used, Host: a.host, Crowd: a.crowd, Delayed: a.delayed, Stolen: a.stolen})
 	k.hist[bucket(wall)]++
 	if k.total++; k.total >= histHalve {
 		k.total = 0

@@ -3,6 +3,7 @@ package ruby
 import (
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/queueville/queueville/queues"
@@ -75,7 +76,9 @@ func (s *Supervisor) place(e *effects, now time.Time) {
 			continue
 		}
 		r := &running{job: w.job, number: s.number, line: l, share: jobs[a.Job].Share, alone: w.alone}
-		l.asked, l.job = false, r
+		p.answered(l)
+		l.job = r
+		r.before = p.measure(l)
 		p.add(r, now)
 		e.sends = append(e.sends, send{l.conn, frame})
 	}
@@ -95,7 +98,7 @@ func (s *Supervisor) asked(l *line) {
 	now := time.Now()
 	s.mu.Lock()
 	p := l.proc
-	l.asked = true
+	p.ask(l)
 	if p.state == booting {
 		s.nowServing(p, now)
 	}
@@ -112,11 +115,9 @@ func (s *Supervisor) asked(l *line) {
 
 // dismiss answers the threads that wait for a job of a process that is quiet: they need not wait to the end to see it.
 func (p *process) dismiss(e *effects) {
-	for l := range p.lines {
-		if l.asked {
-			l.asked = false
-			e.sends = append(e.sends, send{l.conn, nothing})
-		}
+	for _, l := range slices.Clone(p.asking) {
+		p.answered(l)
+		e.sends = append(e.sends, send{l.conn, nothing})
 	}
 }
 
@@ -137,7 +138,7 @@ func (s *Supervisor) acknowledged(l *line, d done) error {
 	p.remove(r)
 	s.ended++
 	wall, cpu := time.Duration(d.wall)*time.Microsecond, time.Duration(d.cpu)*time.Microsecond
-	s.costs.note(r.job.Class, wall, cpu, around{jobs: 1 + float64(r.beside+len(p.jobs))/2, used: p.used, host: s.hostUse, crowd: s.crowd()}, now)
+	s.costs.note(r.job.Class, wall, cpu, s.around(r, now), now)
 	s.learnTypical(r.job.Queue, s.costs.share(r.job.Class))
 	delete(s.abandoned, r.job.JID)
 	res := Result{Kind: Acked, Label: LabelDone, Failed: d.failed, Run: wall, CPU: cpu, DB: time.Duration(d.db) * time.Microsecond, PID: p.pid}
@@ -176,7 +177,7 @@ func (s *Supervisor) refused(l *line, number uint64) error {
 // lineEnded: a thread has gone, or its process has. Whether a job of it must come back is seen when the process had time to end.
 func (s *Supervisor) lineEnded(l *line, now time.Time) {
 	s.mu.Lock()
-	l.asked = false
+	l.proc.answered(l)
 	if l.job == nil {
 		delete(l.proc.lines, l)
 	} else {

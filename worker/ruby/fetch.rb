@@ -49,7 +49,7 @@ module Queueville
       def of_current_thread
         Thread.current[:queueville_line] ||= @lock.synchronize do
           @count += 1
-          line = new("work", "line" => @count)
+          line = new("work", "line" => @count, "thread" => system_thread)
           @lines[@count] = [Thread.current, line]
           line
         end
@@ -62,6 +62,13 @@ module Queueville
           gone
         end
         ended.each_value { |_, line| line.leave }
+      end
+
+      # The number of the current thread as the system counts them; 0 where it does not say.
+      def system_thread
+        File.basename(File.readlink("/proc/thread-self")).to_i
+      rescue SystemCallError
+        0
       end
 
       # The current thread's line was cut: it gets another one.

@@ -125,6 +125,7 @@ type hello struct {
 	Token   string `json:"token"`
 	PID     int    `json:"pid"` // as Ruby sees it; the socket's own word counts
 	Line    uint64 `json:"line"`
+	Thread  int    `json:"thread"` // as the system counts them; 0: unknown
 	Sidekiq string `json:"sidekiq"`
 	Ruby    string `json:"ruby"`
 }

@@ -132,7 +132,7 @@ func (s *Supervisor) serve(conn net.Conn) {
 	}
 	switch h.Kind {
 	case "work":
-		s.serveLine(conn, r, buf, p, h.Line)
+		s.serveLine(conn, r, buf, p, h)
 	case "control":
 		s.serveControl(conn, r, buf, p, h)
 	case "log":
@@ -168,8 +168,9 @@ func peer(conn net.Conn) (int, error) {
 }
 
 // serveLine reads what a thread says.
-func (s *Supervisor) serveLine(conn net.Conn, r io.Reader, buf []byte, p *process, number uint64) {
-	l := &line{conn: conn, proc: p, number: number}
+func (s *Supervisor) serveLine(conn net.Conn, r io.Reader, buf []byte, p *process, h hello) {
+	l := &line{conn: conn, proc: p, number: h.Line, sched: openSchedule(p.pid, h.Thread)}
+	defer l.sched.close()
 	s.mu.Lock()
 	if p.state == ended {
 		s.mu.Unlock()

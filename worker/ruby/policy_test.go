@@ -14,16 +14,16 @@ func TestCosts(t *testing.T) {
 		t.Errorf("share of an unknown class = %v", got)
 	}
 	for range 50 {
-		c.note("cpu", 200*time.Millisecond, 100*time.Millisecond, around{jobs: 2, used: 1, host: 0.5}, now)                     // two at once: each has half
-		c.note("crowd", 2500*time.Millisecond, 100*time.Millisecond, around{jobs: 25, used: 1, host: 0.5}, now)                 // too many at once do not seem to wait
-		c.note("host", 390*time.Millisecond, 100*time.Millisecond, around{jobs: 1, used: 0.26, host: 1}, now)                   // nor does one on a host that has no time
-		c.note("doubt", 330*time.Millisecond, 10*time.Millisecond, around{jobs: 5, used: 0.2, host: 1, crowd: 5}, now)          // it may wait: as much as it computes, but who knows
-		c.note("io", 210*time.Millisecond, 5*time.Millisecond, around{jobs: 2, used: 1, host: 0.5}, now)                        // beside a computing one
-		c.note("busy io", 600*time.Millisecond, 5*time.Millisecond, around{jobs: 10, used: 1, host: 1, crowd: 5}, now)          // where nobody has time
-		c.note("mixed", 100*time.Millisecond, 50*time.Millisecond, around{jobs: 1, used: 0.5, host: 0.5}, now)                  // by itself
-		c.note("pair", 100*time.Millisecond, 30*time.Millisecond, around{jobs: 2, used: 0.6, host: 0.5}, now)                   // two with time to spare
-		c.note("later", 100*time.Millisecond, 30*time.Millisecond, around{jobs: 1, used: 0.3, host: 0.5}, now)                  // known from better times,
-		c.note("later", 2*time.Second, 30*time.Millisecond, around{jobs: 8, used: 0.2, host: 1, crowd: 32}, now.Add(time.Hour)) // it does not get lighter in a crowd
+		c.note("cpu", 200*time.Millisecond, 100*time.Millisecond, around{jobs: 2, used: 1, host: 0.5, delayed: -1}, now)                     // two at once: each has half
+		c.note("crowd", 2500*time.Millisecond, 100*time.Millisecond, around{jobs: 25, used: 1, host: 0.5, delayed: -1}, now)                 // too many at once do not seem to wait
+		c.note("host", 390*time.Millisecond, 100*time.Millisecond, around{jobs: 1, used: 0.26, host: 1, delayed: -1}, now)                   // nor does one on a host that has no time
+		c.note("doubt", 330*time.Millisecond, 10*time.Millisecond, around{jobs: 5, used: 0.2, host: 1, crowd: 5, delayed: -1}, now)          // it may wait: as much as it computes, but who knows
+		c.note("io", 210*time.Millisecond, 5*time.Millisecond, around{jobs: 2, used: 1, host: 0.5, delayed: -1}, now)                        // beside a computing one
+		c.note("busy io", 600*time.Millisecond, 5*time.Millisecond, around{jobs: 10, used: 1, host: 1, crowd: 5, delayed: -1}, now)          // where nobody has time
+		c.note("mixed", 100*time.Millisecond, 50*time.Millisecond, around{jobs: 1, used: 0.5, host: 0.5, delayed: -1}, now)                  // by itself
+		c.note("pair", 100*time.Millisecond, 30*time.Millisecond, around{jobs: 2, used: 0.6, host: 0.5, delayed: -1}, now)                   // two with time to spare
+		c.note("later", 100*time.Millisecond, 30*time.Millisecond, around{jobs: 1, used: 0.3, host: 0.5, delayed: -1}, now)                  // known from better times,
+		c.note("later", 2*time.Second, 30*time.Millisecond, around{jobs: 8, used: 0.2, host: 1, crowd: 32, delayed: -1}, now.Add(time.Hour)) // it does not get lighter in a crowd
 	}
 	for class, want := range map[string]float64{"cpu": 1, "crowd": 1, "host": 1, "doubt": 0.5, "io": 0.024, "busy io": 0.012, "mixed": 0.5, "pair": 0.344, "later": 0.3} {
 		if got := c.share(class); math.Abs(got-want) > 0.01 {
@@ -119,7 +119,7 @@ func TestRoomWithoutIdleThreads(t *testing.T) {
 				p.add(&running{job: Job{Class: "Crawl"}, number: n, line: &line{}, share: 0.05}, time.Now())
 			}
 			for range c.idle {
-				p.lines[&line{proc: p, asked: true}] = struct{}{}
+				p.ask(&line{proc: p})
 			}
 			s.procs = []*process{p}
 			for range c.waiting {

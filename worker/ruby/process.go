@@ -1,7 +1,9 @@
 package ruby
 
 import (
+	"cmp"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -36,6 +38,7 @@ type process struct {
 	control net.Conn
 	log     net.Conn
 	lines   map[*line]struct{}
+	asking  []*line // of those, by number
 	out     *output
 
 	jobs  map[uint64]*running // by number
@@ -64,6 +67,7 @@ type line struct {
 	asked  bool
 	job    *running
 	closed time.Time // when it ended with a job; zero: it is open
+	sched  schedule
 }
 
 // running is a job that a process has.
@@ -74,8 +78,9 @@ type running struct {
 	share   float64 // as it counts in the process's load
 	alone   bool
 	started time.Time
-	beside  int  // others in its process at its start
-	stuck   bool // reported
+	beside  int   // others in its process at its start
+	before  meter // then
+	stuck   bool  // reported
 }
 
 func (p *process) add(r *running, now time.Time) {
@@ -109,25 +114,36 @@ func (p *process) remove(r *running) {
 }
 
 func (p *process) view() ProcView {
-	v := ProcView{Running: len(p.jobs), Load: p.load, Light: p.light, Alone: p.alone > 0}
-	for l := range p.lines {
-		if l.asked {
-			v.Idle++
-		}
-	}
-	v.Idle = min(v.Idle, max(0, p.seats-len(p.jobs)))
-	return v
+	return ProcView{Running: len(p.jobs), Load: p.load, Light: p.light, Alone: p.alone > 0, Idle: min(len(p.asking), max(0, p.seats-len(p.jobs)))}
 }
 
-// idleLine takes the first thread that has asked. A thread that never gets a job opens no database connection and needs little memory.
-func (p *process) idleLine() *line {
-	var first *line
-	for l := range p.lines {
-		if l.asked && (first == nil || l.number < first.number) {
-			first = l
-		}
+// ask: a thread wants a job.
+func (p *process) ask(l *line) {
+	if l.asked {
+		return
 	}
-	return first
+	l.asked = true
+	i, _ := slices.BinarySearchFunc(p.asking, l.number, func(other *line, n uint64) int { return cmp.Compare(other.number, n) })
+	p.asking = slices.Insert(p.asking, i, l)
+}
+
+// answered: it wants none any more.
+func (p *process) answered(l *line) {
+	if !l.asked {
+		return
+	}
+	l.asked = false
+	if i := slices.Index(p.asking, l); i >= 0 {
+		p.asking = slices.Delete(p.asking, i, i+1)
+	}
+}
+
+// idleLine is the first thread that has asked; nil if none has. A thread that never gets a job opens no database connection and needs little memory.
+func (p *process) idleLine() *line {
+	if len(p.asking) == 0 {
+		return nil
+	}
+	return p.asking[0]
 }
 
 // signal sends a signal to the process alone.

@@ -28,6 +28,9 @@ func (s *Supervisor) sample(now time.Time) {
 	s.sampledAt, s.ended = now, 0
 	if h := s.host.Processors(now); h.Busy >= 0 && h.Cores > 0 {
 		s.hostUse += sampleWeight * (h.Busy/h.Cores - s.hostUse)
+		if lost := max(0, s.host.Stolen()); lost > 0 || s.stolen > 0 {
+			s.stolen += sampleWeight * (lost/(lost+h.Busy) - s.stolen)
+		}
 	}
 	for _, p := range s.procs {
 		if p.pid <= 1 {
@@ -114,6 +117,9 @@ func (p *process) weigh(r *running, share float64) {
 
 // processCPU is the time that all threads of a process have spent on a processor: clock_getcpuclockid(3), which counts nanoseconds.
 func processCPU(pid int) (time.Duration, error) {
+	if pid <= 1 {
+		return 0, unix.ESRCH
+	}
 	const schedClock = 2
 	var t unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &t); err != nil { //nolint:gosec // pids fit into 22 bits

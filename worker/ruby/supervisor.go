@@ -34,6 +34,7 @@ type Supervisor struct {
 	typical   map[string]float64 // mean CPU share of what ran lately, by queue
 	host      *hostload.Sensor   // loop's alone
 	hostUse   float64            // CPU use of the host lately, 1 is all of it
+	stolen    float64            // of what was wanted of it, by other machines, lately
 	sampledAt time.Time
 	ended     int     // jobs since then
 	ending    float64 // jobs that end per second, lately

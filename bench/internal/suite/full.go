@@ -120,7 +120,7 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 		if l.part == mixedPart && best.threads > 0 {
 			threads = best.threads
 		}
-		if err := f.rounds(ctx, l, best, setting{}, 1, ours, results, report); err != nil {
+		if err := f.turns(ctx, l, best, ours, results, report); err != nil {
 			return nil, err
 		}
 	}
@@ -143,7 +143,7 @@ func runFull(ctx context.Context, o Options) (*Report, error) {
 	return report, nil
 }
 
-// rounds lets the contenders take turns at a load, each with its setting. Seeds count from seed.
+// rounds runs the contenders one after the other, each alone and with its setting. Seeds count from seed.
 func (f *full) rounds(ctx context.Context, l load, theirs, own setting, seed uint64, ours bool, into map[string][]fullFigure, report *Report) error {
 	for range f.o.Rounds {
 		if f.o.wants(fullSidekiq) {

@@ -38,7 +38,6 @@ type full struct {
 	url    string // of remote
 
 	inboxes *receivers // of deliveries; nil without receive
-	before  int        // deliveries of earlier runs
 }
 
 func newFull(ctx context.Context, o Options) (f *full, err error) {
@@ -135,76 +134,6 @@ func (f *full) reset(ctx context.Context) error {
 	return rubyapp.Prepare(ctx, conn)
 }
 
-// run runs one contender on a fresh Redis: a quarter of the jobs before, so that all code is loaded and whoever adapts has adapted; then the
-// clock runs from the push of the jobs to the end of the last.
-func (f *full) run(ctx context.Context, l load, name string, s setting, seed uint64, n int) (got fullFigure, err error) {
-	ctx, cancel := context.WithTimeout(ctx, fullLimit)
-	defer cancel()
-	if err := f.reset(ctx); err != nil {
-		return got, err
-	}
-	server, err := throwaway.Redis(ctx, throwaway.RedisConfig{Dir: f.o.Dir})
-	if err != nil {
-		return got, err
-	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
-	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-	defer func() { err = errors.Join(err, client.Close()) }()
-	list, err := f.start(ctx, name, s, server)
-	defer func() {
-		for _, p := range list {
-			p.stop(15 * time.Second)
-		}
-	}()
-	if err != nil {
-		return got, err
-	}
-	if err := f.up(ctx, client, list); err != nil {
-		return got, err
-	}
-	warm := n / 4
-	if f.before, err = f.delivered(ctx); err != nil {
-		return got, err
-	}
-	var mix *rubyapp.Mix
-	if l.shares != nil {
-		mix = rubyapp.NewMix(seed, f.db.data.Accounts, l.shares...)
-	}
-	maker := jobs.NewMaker(seed, deliveryBytes-200, deliveryBytes+200, f.db.accounts(), f.inboxes.Inboxes)
-	before, all := mingle(draw(mix, warm), maker, l.deliveries), mingle(draw(mix, n), maker, l.deliveries)
-	if err := push(ctx, client, before); err != nil {
-		return got, err
-	}
-	if err := f.until(ctx, client, list, warm); err != nil {
-		return got, err
-	}
-	cpu, err := treeCPU(list)
-	if err != nil {
-		return got, err
-	}
-	used, stolen := hostCPU()
-	start := time.Now()
-	if err := push(ctx, client, all); err != nil {
-		return got, err
-	}
-	if err := f.until(ctx, client, list, warm+n); err != nil {
-		return got, err
-	}
-	took := time.Since(start)
-	usedThen, stolenThen := hostCPU()
-	whole := took.Seconds() * float64(f.cores)
-	got.stolen, got.idle = (stolenThen-stolen)/whole, max(0, 1-(usedThen-used)/whole)
-	after, err := treeCPU(list)
-	if err != nil {
-		return got, err
-	}
-	if got.pss, got.processes, err = treePSS(list); err != nil {
-		return got, err
-	}
-	got.Figure = Figure{Jobs: n, PerSecond: float64(n) / took.Seconds(), CPU: micros(after-cpu) / float64(n), PeakMiB: got.pss}
-	return got, f.clean(ctx, client, warm+n)
-}
-
 // env is what all processes get.
 func (f *full) env(server *throwaway.RedisServer) []string {
 	env := []string{
@@ -215,19 +144,6 @@ func (f *full) env(server *throwaway.RedisServer) []string {
 		env = append(env, "SSL_CERT_FILE="+f.inboxes.caFile)
 	}
 	return env
-}
-
-// start starts a contender's processes. Those that were started are returned even with an error.
-func (f *full) start(ctx context.Context, name string, s setting, server *throwaway.RedisServer) ([]*process, error) {
-	env := f.env(server)
-	if name == fullQueueville {
-		p, err := f.startQueueville(ctx, env, s)
-		if err != nil {
-			return nil, err
-		}
-		return []*process{p}, nil
-	}
-	return f.startSidekiq(ctx, env, s)
 }
 
 // startSidekiq starts stock Sidekiq. Processes that were started are returned even with an error.
@@ -281,91 +197,6 @@ func startIn(ctx context.Context, dir, name string, env []string, command ...str
 	return start(ctx, name, env, append([]string{"env", "-C", dir}, command...)...) // env replaces itself
 }
 
-// up waits until every process of the list has registered in Redis, or, for a worker that registers Ruby processes beside itself, until one
-// of those has.
-func (f *full) up(ctx context.Context, client *redis.Client, list []*process) error {
-	want := len(list)
-	if list[0].name == fullQueueville {
-		want = 2
-	}
-	for {
-		n, err := client.SCard(ctx, "processes").Result()
-		if err == nil && int(n) >= want {
-			return nil
-		}
-		if err := errors.Join(pause(ctx, 50*time.Millisecond), alive(list)); err != nil {
-			return fmt.Errorf("%s does not come up: %w\n%s", list[0].name, err, list[0].out)
-		}
-	}
-}
-
-func alive(list []*process) error {
-	for _, p := range list {
-		if err := p.failed(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// delivered counts the deliveries that were not made in Ruby, of all runs.
-func (f *full) delivered(ctx context.Context) (int, error) {
-	if f.inboxes == nil {
-		return 0, nil
-	}
-	c, err := f.inboxes.counts(ctx)
-	return int(c.Received - c.Ruby), err
-}
-
-// done counts the jobs of a run that have ended: those that Ruby counted, and the deliveries that it did not make.
-func (f *full) done(ctx context.Context, client *redis.Client) (int, error) {
-	count, err := client.Get(ctx, "ran:count").Int()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return 0, fmt.Errorf("count jobs: %w", err)
-	}
-	native, err := f.delivered(ctx)
-	return count + native - f.before, err
-}
-
-// until waits for the end of the nth job.
-func (f *full) until(ctx context.Context, client *redis.Client, list []*process, n int) error {
-	for {
-		count, err := f.done(ctx, client)
-		if err != nil {
-			return err
-		}
-		if count >= n {
-			return nil
-		}
-		if err := errors.Join(pause(ctx, 10*time.Millisecond), alive(list)); err != nil {
-			return fmt.Errorf("%d of %d jobs: %w\n%s", count, n, err, list[0].out)
-		}
-	}
-}
-
-// clean says that no job failed and none ran twice.
-func (f *full) clean(ctx context.Context, client *redis.Client, n int) error {
-	if err := pause(ctx, 300*time.Millisecond); err != nil {
-		return err
-	}
-	count, err := f.done(ctx, client)
-	if err != nil {
-		return err
-	}
-	failed, err := client.ZCard(ctx, "retry").Result()
-	if err != nil {
-		return fmt.Errorf("count failures: %w", err)
-	}
-	dead, err := client.ZCard(ctx, "dead").Result()
-	if err != nil {
-		return fmt.Errorf("count failures: %w", err)
-	}
-	if count != n || failed+dead > 0 {
-		return fmt.Errorf("%d jobs ran as %d executions, %d failed: %w", n, count, failed+dead, errLost)
-	}
-	return nil
-}
-
 // job is what can be enqueued.
 type job interface {
 	Payload(now time.Time) (payload, jid, queue string)
@@ -417,11 +248,6 @@ func push(ctx context.Context, client *redis.Client, list []job) error {
 		}
 	}
 	return nil
-}
-
-// pushMix enqueues n jobs of a mix.
-func pushMix(ctx context.Context, client *redis.Client, mix *rubyapp.Mix, n int) error {
-	return push(ctx, client, draw(mix, n))
 }
 
 // tree lists the processes of a list and all that descend from them.

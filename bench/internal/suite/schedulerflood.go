@@ -204,14 +204,12 @@ func (b *bed) flood(ctx context.Context, name string, s setting, t trace, goals 
 	} else if list, err = b.startSidekiq(ctx, env, s); err != nil {
 		return got, err
 	}
-	if err := b.up(ctx, b.client, list); err != nil {
+	if err := up(ctx, b.client, list); err != nil {
 		return got, err
 	}
 	const warm = 100
-	if err := pushMix(ctx, b.client, rubyapp.NewMix(99, b.db.data.Accounts, rubyapp.Mixed()...), warm); err != nil {
-		return got, err
-	}
-	if err := b.until(ctx, b.client, list, warm); err != nil {
+	r := runner{f: b.full, name: name, client: b.client, processes: list, mix: rubyapp.NewMix(99, b.db.data.Accounts, rubyapp.Mixed()...)}
+	if _, err := r.work(ctx, warm); err != nil {
 		return got, err
 	}
 	start := time.Now()

@@ -5,8 +5,9 @@
 #   ran:started         list of JSON {class, jid, pid, at}: before the job's code
 #   ran:<class>         list of JSON {class, jid, pid, tid, queue, start, end, error}: after it, failed or not. Not when the process was killed
 #   ran:count           executions that ended
+#   ran:failed          those of them that raised
 #
-# RUBYAPP_RECORD=count keeps only the counter (for measurements), none nothing. Times are Unix seconds.
+# RUBYAPP_RECORD=count keeps only the counters (for measurements), and counts what the clock enqueues as ran:ticks; none keeps nothing. Times are Unix seconds.
 module Record
   MODE = ENV.fetch("RUBYAPP_RECORD", "all")
 
@@ -34,7 +35,8 @@ module Record
             "start" => start, "end" => Time.now.to_f, "error" => error
           ))
         end
-        RedisCall.base("INCR", "ran:count")
+        RedisCall.base("INCR", "ran:failed") if error
+        RedisCall.base("INCR", MODE == "count" && queue == "scheduler" ? "ran:ticks" : "ran:count")
       end
     end
   end
