@@ -93,3 +93,23 @@ func TestLimitFallsAgain(t *testing.T) {
 		t.Errorf("after a 429 the limit is %d, want half of 64", h.limit)
 	}
 }
+
+// In the first seconds of a flood hardly anything has been counted: what comes back is spaced by what the limit and the answers allow, not by that.
+// One that is in trouble is not credited with it.
+func TestPaceOfAFlood(t *testing.T) {
+	t.Parallel()
+	h := NewHost(2, 64)
+	now := time.Unix(1_700_000_000, 0)
+	for range 10 {
+		h.Take(Admission{Verdict: Start}, now)
+		h.Observe(now, now.Add(200*time.Millisecond), KindNone, 0, rand.Float64)
+		h.Release()
+	}
+	if got := h.Pace(); got != 25*time.Millisecond { // eight at once, 0.2 s each
+		t.Errorf("Pace = %v, want 25ms", got)
+	}
+	h.Observe(now, now.Add(time.Second), KindRefused, 0, rand.Float64)
+	if got := h.Pace(); got < 100*time.Millisecond {
+		t.Errorf("of one that fails: %v", got)
+	}
+}

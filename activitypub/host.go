@@ -124,12 +124,15 @@ func (e *Host) reopen(now time.Time) {
 	e.damper, e.damped = &damper, false
 }
 
-// Pace is about how long there should be between the starts of requests that were put off: what the host got through when it was well, but
-// not more than a hundred a second, for they come back in heaps (scheduler.LineRoom).
+// Pace is about how long there should be between the starts of requests that were put off: what the host got through when it was well, or gets
+// through as it answers now, but not more than a hundred a second, for they come back in heaps (scheduler.LineRoom).
 func (e *Host) Pace() time.Duration {
 	rate := e.peak.Rate()
 	if rate == 0 {
 		rate = ordinaryRate
+	}
+	if e.took > 0 && !e.Failing() && e.damper == nil && e.holdUntil.IsZero() {
+		rate = max(rate, float64(e.limit)/float64(e.took)) // of the first seconds of a flood little has been counted
 	}
 	return min(max(time.Duration(float64(time.Second)/rate), shortestPace), longestPace)
 }

@@ -39,10 +39,14 @@ func (p *Pace) Due(now, until time.Time, spread func() float64) time.Time {
 const heapOf = 5 * time.Second
 
 // LineRoom is how many jobs may wait for one destination before others are put off, in a window of so many jobs of which inHand are taken; least is
-// what every destination has. One that gets through a job in so short a time (step; 0: not known) has room for what it gets through until the next
-// poll, or most of each heap would be put off again: up to half of the window, and only while a quarter of the window is free.
+// what every destination has. While half of the window is free, nobody is in anybody's way: one may have the other half. While a quarter is free, one that
+// gets through a job in so short a time (step; 0: not known) has room for what it gets through until the next poll, or most of each heap would
+// be put off again.
 func LineRoom(least, window, inHand int, step time.Duration) int {
-	if step <= 0 || inHand >= window*3/4 {
+	switch {
+	case inHand < window/2:
+		return max(least, window/2)
+	case step <= 0 || inHand >= window*3/4:
 		return least
 	}
 	return max(least, min(window/2, int(heapOf/step)))

@@ -31,9 +31,10 @@ func TestLineRoom(t *testing.T) {
 		step                  time.Duration
 		want                  int
 	}{
-		"nothing is known":            {128, 1024, 0, 0, 128},
-		"an ordinary one":             {128, 1024, 0, PaceStep, 128},
-		"a quick one has a heap":      {128, 1024, 200, 12500 * time.Microsecond, 400},
+		"nothing else is there":       {128, 1024, 511, 0, 512},
+		"nothing is known":            {128, 1024, 512, 0, 128},
+		"an ordinary one":             {128, 1024, 512, PaceStep, 128},
+		"a quick one has a heap":      {128, 1024, 600, 12500 * time.Microsecond, 400},
 		"but not all of the window":   {128, 1024, 600, time.Millisecond, 512},
 		"nor what others need":        {128, 1024, 768, time.Millisecond, 128},
 		"a window smaller than least": {32, 40, 0, time.Millisecond, 32},

@@ -182,9 +182,9 @@ func (w *Worker) sweep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			w.holdAll(w.lane.shed(now), reasonBusy, time.Time{})
+			w.holdAll(w.lane.shed(now), ReasonBusy, time.Time{})
 			w.lane.nudge(now)
-			w.holdAll(w.lane.stale(now.Add(-w.cfg.MaxWait)), reasonBusy, time.Time{})
+			w.holdAll(w.lane.stale(now.Add(-w.cfg.MaxWait)), ReasonBusy, time.Time{})
 			if now.Sub(foreignSwept) >= w.cfg.MaxWait/3 { // another host may have room for them
 				foreignSwept = now
 				w.giveBack(w.foreign.withdraw(func(it *item) bool { return now.Sub(it.fetched) < w.cfg.MaxWait }))

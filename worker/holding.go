@@ -17,8 +17,10 @@ const (
 	fieldHeldSince = "queueville_held_since" // float seconds: the first deferral; giving up counts from it
 )
 
+// ReasonBusy is the Reason of a deferred job whose destination gets as many requests as it may: it is not down.
+const ReasonBusy = "destination is busy"
+
 const (
-	reasonBusy    = "destination is busy"
 	reasonRetries = "retries have their share"
 	reasonForeign = "foreign class and no queue to forward to"
 )

@@ -192,7 +192,7 @@ func (l *lane) add(list []*item) (lost []*item) {
 	l.level(now)
 	l.mu.Unlock()
 	if len(over) > 0 {
-		l.hold(over, reasonBusy, time.Time{})
+		l.hold(over, ReasonBusy, time.Time{})
 	}
 	if len(crowd) > 0 {
 		l.hold(crowd, reasonRetries, time.Time{})

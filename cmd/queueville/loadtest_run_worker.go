@@ -68,8 +68,12 @@ func (r *reporter) ended(e worker.End) {
 	if e.Foreign && e.Result == worker.Acked { // Ruby has told it itself
 		return
 	}
+	result := e.Result.String()
+	if e.Result == worker.Deferred && e.Reason == worker.ReasonBusy {
+		result = "postponed"
+	}
 	select {
-	case r.lines <- fmt.Sprintf("X %s %s %d %d\n", e.JID, e.Result, e.Wait.Microseconds(), e.Run.Microseconds()):
+	case r.lines <- fmt.Sprintf("X %s %s %d %d\n", e.JID, result, e.Wait.Microseconds(), e.Run.Microseconds()):
 	default: // close says so
 	}
 }

@@ -17,6 +17,7 @@ const (
 	scheduled              // in the schedule set, never run
 	again                  // in the retry set: failed
 	held                   // in a set, put off untried: its host is down
+	postponed              // in a set, put off untried: its host gets as many requests as it may
 	done                   // ended well, or with a refusal that is final
 	dead                   // in the dead set
 	discarded              // failed for the last time; its class has no dead set

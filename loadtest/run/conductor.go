@@ -324,6 +324,9 @@ func (c *conductor) native(text string) error {
 	case "deferred":
 		c.meter.deferred++
 		c.put(r, held)
+	case "postponed":
+		c.meter.deferred++
+		c.put(r, postponed)
 	case "requeued":
 		c.put(r, queued)
 	}

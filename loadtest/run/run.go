@@ -244,6 +244,10 @@ func (s *site) watch(ctx context.Context, o *Options, e *engine, generated <-cha
 		}
 		c.mu.Lock()
 		now, open, ran := c.now(), c.books.open(), c.meter.done+c.meter.failures
+		// What was put off because its host is busy comes back within moments, as long as the host gets on.
+		if c.books.count[postponed] > 0 && now-c.meter.lastEnd < postponedFor {
+			open++
+		}
 		c.mu.Unlock()
 		o.Progress(fmt.Sprintf("%s: %d jobs done, %d wait", o.Engine, ran, max(0, backlog)), min(1, now.Seconds()/limit.Seconds()))
 		select {
@@ -262,6 +266,9 @@ func (s *site) watch(ctx context.Context, o *Options, e *engine, generated <-cha
 		}
 	}
 }
+
+// postponedFor is how long a host may be silent that is waited for: longer than a job is put off for, and looked for again.
+const postponedFor = 15 * time.Second
 
 // settleSeconds is how long jobs that no queue holds may be silent: longer than any of them takes.
 const settleSeconds = 45
@@ -296,7 +303,7 @@ func (s *site) outcome(cfg *simulate.Config, stage *simulate.Stage, end time.Dur
 	if last > 0 {
 		out.Real.Throughput = round(float64(m.done) / last.Seconds())
 	}
-	if where.Waiting+where.Running == 0 && c.books.open() == where.Missing {
+	if where.Waiting+where.Running == 0 && c.books.open() == where.Missing && c.books.count[postponed] == 0 {
 		drain := max(0, round((m.lastEnd - c.length).Seconds()))
 		out.Real.DrainSeconds = &drain
 	}

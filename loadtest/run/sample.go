@@ -46,7 +46,7 @@ func (s *site) look(ctx context.Context, e *engine) (backlog int) {
 		b.latency[i] = ageOf(heads[i].Val(), wall)
 	}
 	now.retry, now.schedule, now.dead = int(sets[0].Val()), int(sets[1].Val()), int(sets[2].Val())
-	now.held = c.books.count[held]
+	now.held = c.books.count[held] + c.books.count[postponed]
 	for i := range c.dests {
 		if !c.world.Temper(int32(i), at).Healthy() {
 			now.unhealthy++
