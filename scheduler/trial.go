@@ -316,7 +316,7 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 	// The first jobs to end are short ones, and of which classes are short nothing is known yet.
 	credible := min(l.ref.telling, l.watch.telling) >= leastTelling && l.ref.span >= l.long(v) && l.ref.since-l.born >= 2*l.long(v)
 	slower := credible && l.watch.done >= fewEnds && l.watch.meanWall() > (inflation+d)*l.ref.meanWall()
-	inflated := slower && more < leastGain*step && l.watch.span >= max(leastSpan, l.long(v)) && !shut
+	inflated := slower && more < leastGain*step && l.watch.span >= max(closeSpan, l.long(v)) && !shut
 	if !inflated && open && l.leap(m, v, slower, computes, room, ceiling) {
 		return
 	}
@@ -325,7 +325,8 @@ func (l *laneControl) judgeUp(c *Controller, m *moment, v *Lane, ceiling float64
 	if !inflated && !shown && l.watch.span < l.span(v) {
 		return
 	}
-	vain := !shut && (inflated || credible && told+2*d < math.Log(1+step/2) || told+2*d < math.Log(1+leastGain*step))
+	// Ends come in waves, so a second is the least that shows that there are no more of them. What is tried with processors idle costs nothing meanwhile.
+	vain := !shut && l.watch.span >= closeSpan && (inflated || credible && told+2*d < math.Log(1+step/2) || told+2*d < math.Log(1+leastGain*step))
 	if !shown && !shut && !vain && l.watch.span < l.patience(v) {
 		return
 	}

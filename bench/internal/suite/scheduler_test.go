@@ -75,8 +75,11 @@ func TestRecordSteady(t *testing.T) {
 func TestEvenSpeed(t *testing.T) {
 	t.Parallel()
 	tr := &tried{rounds: []float64{100, 80, 90}, yards: []float64{0.001, 0.00125, 0}} // the machine was slower by a fifth; then nobody looked
-	if got := tr.evens(0.001); !slices.Equal(got, []float64{100, 100, 90}) {
+	if got := tr.evens(&sweepLoad{computes: true}, 0.001); !slices.Equal(got, []float64{100, 100, 90}) {
 		t.Errorf("evens = %v", got)
+	}
+	if got := tr.evens(&sweepLoad{}, 0.001); !slices.Equal(got, tr.rounds) {
+		t.Errorf("evens of jobs that wait = %v", got)
 	}
 	var y yardstick
 	if err := y.time(3, func(int) {}); err != nil {
