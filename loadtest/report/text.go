@@ -65,7 +65,10 @@ func (r *Report) WriteText(w io.Writer) error {
 	for i := range r.Runs {
 		for _, c := range r.Runs[i].Checks {
 			verdict := "met"
-			if !c.Met {
+			switch {
+			case c.Few:
+				verdict = "(too few deliveries to judge)"
+			case !c.Met:
 				verdict = "MISSED"
 			}
 			fmt.Fprintf(&b, "\n%-6s %s: %s (is %v)", verdict, engineName(r.Runs[i].Result.Engine), c.Text, c.Actual)

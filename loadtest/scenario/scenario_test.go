@@ -146,3 +146,20 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Fairness says nothing where an instance has a delivery or two.
+func TestFairnessOfFew(t *testing.T) {
+	th, err := scenario.ParseThreshold("deliveries.fairness >= 0.98")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &simulate.Result{}
+	for due, want := range map[int]scenario.Check{
+		100: {Text: th.Text, Actual: 0.9, Met: true, Few: true}, 1000: {Text: th.Text, Actual: 0.9},
+	} {
+		r.Deliveries = simulate.DeliveryResult{Fairness: 0.9, Instances: 100, Due: due}
+		if got := th.Check(r); got != want {
+			t.Errorf("%d deliveries: %+v, want %+v", due, got, want)
+		}
+	}
+}

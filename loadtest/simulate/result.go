@@ -87,6 +87,7 @@ type DeliveryResult struct {
 	InTime     float64 `json:"in_time"`  // share of what was due at healthy instances
 	Fairness   float64 `json:"fairness"` // Jain's index of that share over the healthy instances: 1 is equal
 	Instances  int     `json:"instances"`
+	Due        int     `json:"due"` // at healthy instances
 }
 
 // RecoveryResult is how long it took after something was over until every queue was within its goal again.
@@ -239,7 +240,7 @@ func (m *meter) deliveries() DeliveryResult {
 	return d
 }
 
-// Share sets Instances, InTime and Fairness (Jain's index of the instances' shares) from what each instance was due and got in time.
+// Share sets Instances, Due, InTime and Fairness (Jain's index of the instances' shares) from what each instance was due and got in time.
 func (d *DeliveryResult) Share(each []Reached) {
 	d.InTime, d.Fairness = 1, 1
 	var sum, squares, n, due, in float64
@@ -251,7 +252,7 @@ func (d *DeliveryResult) Share(each []Reached) {
 		sum, squares, n = sum+x, squares+x*x, n+1
 		due, in = due+float64(r.Due), in+min(float64(r.InTime), float64(r.Due))
 	}
-	d.Instances = int(n)
+	d.Instances, d.Due = int(n), int(due)
 	if due > 0 {
 		d.InTime = round(in / due)
 	}
