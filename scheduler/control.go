@@ -86,6 +86,7 @@ type Controller struct {
 	steepAt float64      // clock of the last steep rise
 	busy    float64      // cores in use by everybody, lately; Unknown
 	ours    float64      // of these by us
+	cores   float64      // that there are, lately: less what the hypervisor takes
 	pressed float64      // PSI, lately; Unknown
 	full    int          // lanes that have more to do than they may
 }

@@ -295,3 +295,26 @@ func TestLimitGivesWayByWhatJobsWant(t *testing.T) {
 		}
 	}
 }
+
+// The hypervisor takes nearly all of the host for a quarter of a second now and then. By such a look others would use all that there is, and a lane
+// that gives way to them by calculation would have one slot, and all of them again at the next.
+func TestLimitDoesNotFollowSingleLooksAtWhatIsStolen(t *testing.T) {
+	t.Parallel()
+	c, err := NewController(ControllerConfig{Lanes: []LaneConfig{{Name: "ruby", Max: 50, Start: 32}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := t0
+	for i := range 80 {
+		now = now.Add(250 * time.Millisecond)
+		h := Host{Cores: 2, Busy: 1.8, Ours: 1, Pressure: 0.5, Throttled: Unknown, MemoryAvailable: Unknown, MemoryTotal: Unknown, MemoryPressure: Unknown}
+		if i%8 == 7 {
+			h.Cores, h.Busy, h.Ours = 0.3, 0.3, 0.2
+		}
+		running := float64(c.Limit("ruby"))
+		c.Step(now, h, []Lane{{Name: "ruby", Running: running, Full: 1, Done: 10, Wall: 0.5, CPU: h.Ours, Want: running / 40}})
+		if got := c.Limit("ruby"); i > 20 && got < 8 {
+			t.Fatalf("%d slots at look %d", got, i)
+		}
+	}
+}

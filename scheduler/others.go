@@ -32,12 +32,12 @@ func (c *Controller) watchOthers(h *Host, dt float64) {
 	}
 	c.pressed += (h.Pressure - c.pressed) * min(1, dt/pressMemory)
 	if h.Busy < 0 || h.Ours < 0 {
-		c.others, c.ours, c.busy = Unknown, Unknown, h.Busy
+		c.others, c.ours, c.busy, c.cores = Unknown, Unknown, h.Busy, h.Cores
 		return
 	}
 	use := max(0, h.Busy-h.Ours)
 	if c.others < 0 {
-		c.others, c.busy, c.ours = use, h.Busy, h.Ours
+		c.others, c.busy, c.ours, c.cores = use, h.Busy, h.Ours, h.Cores
 	}
 	steep := max(othersSteep*h.Cores, steepCores)
 	rises, falls := use > c.others+steep, use < c.others-steep
@@ -58,6 +58,7 @@ func (c *Controller) watchOthers(h *Host, dt float64) {
 	weight := 1 - math.Exp(-dt/busyMemory)
 	c.busy += (h.Busy - c.busy) * weight
 	c.ours += (h.Ours - c.ours) * weight
+	c.cores += (h.Cores - c.cores) * weight
 }
 
 // learn follows how much of the processors the lane uses and whether it wants more, how much a running job gets, and how much it would use if it
@@ -109,7 +110,7 @@ func (l *laneControl) stuck(m *moment) bool {
 func (c *Controller) yield(m *moment, views []Lane) {
 	active := 0.0
 	if c.others >= 0 {
-		active = min(max((c.others/m.host.Cores-workingOthers)/(otherOthers-workingOthers), 0), 1)
+		active = min(max((c.others/c.cores-workingOthers)/(otherOthers-workingOthers), 0), 1)
 	}
 	if active <= 0 {
 		for _, l := range c.lanes {
@@ -117,7 +118,9 @@ func (c *Controller) yield(m *moment, views []Lane) {
 		}
 		return
 	}
-	left, lanes := max(c.cfg.TargetCPU*m.host.Cores-c.others, m.quarter), 0.0
+	// What the hypervisor takes comes and goes within a second: by a single look there would be next to no host, and then all of it again.
+	quarter := c.cfg.MinShare * c.cores
+	left, lanes := max(c.cfg.TargetCPU*c.cores-c.others, quarter), 0.0
 	used := 0.0
 	for i, l := range c.lanes {
 		if used += max(0, l.used); l.used >= 0 && views[i].Running >= 0.5 {
@@ -134,7 +137,7 @@ func (c *Controller) yield(m *moment, views []Lane) {
 		l.trimBy(m, c.busy, v)
 		mine := of(left) / (l.share * l.trim) / active
 		if l.use > 0 { // beside many others a job gets less than it wants: then it takes more of them to have what is ours
-			mine = max(mine, math.Ceil(of(m.quarter)/l.use))
+			mine = max(mine, math.Ceil(of(quarter)/l.use))
 		}
 		if v.Full < demandFull && mine > v.Running+1 { // it binds nothing, and would only move to and fro
 			continue
