@@ -6,12 +6,15 @@ import (
 	"fmt"
 	stdlib "io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/queueville/queueville/loadtest/league"
+	"github.com/queueville/queueville/loadtest/scenario"
 	"github.com/queueville/queueville/loadtest/simulate"
 )
 
@@ -32,8 +35,13 @@ func (p *pages) flags(cmd *cobra.Command) {
 	f.BoolVarP(&p.quiet, "quiet", "q", false, "no progress bar")
 }
 
-// begin fills the options in.
-func (p *pages) begin(io stdio) (finish func(), err error) {
+// begin fills the options in. names are the scenarios that there are.
+func (p *pages) begin(io stdio, names []string) (finish func(), err error) {
+	for _, name := range p.Only {
+		if !slices.Contains(names, name) {
+			return nil, &exitError{code: exitUsage, err: fmt.Errorf("--only: unknown scenario %q", name), hint: "there are " + strings.Join(names, ", ")}
+		}
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, failure(err)
@@ -69,7 +77,7 @@ of it. Figures are kept, a file each, so that a league can be made in parts: wha
   queueville loadtest league --real --only viral-post,dead-hosts-30 --out league.md`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			finish, err := p.begin(io)
+			finish, err := p.begin(io, scenario.Names())
 			if err != nil {
 				return err
 			}
@@ -109,7 +117,7 @@ says how far throughput, drain time and the 99th percentile of deliveries are ap
 			if repeats < 1 || repeats > 99 {
 				return &exitError{code: exitUsage, err: fmt.Errorf("--repeat %d: 1 to 99", repeats)}
 			}
-			finish, err := p.begin(io)
+			finish, err := p.begin(io, league.FidelityNames)
 			if err != nil {
 				return err
 			}

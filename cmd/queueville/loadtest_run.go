@@ -99,6 +99,9 @@ func (r *realRun) small(s *scenario.Scenario) (*scenario.Scenario, []string, err
 		s.Seed = r.seed
 		changed = append(changed, fmt.Sprintf("--seed %d", r.seed))
 	}
+	if err := checkBudget(r.form.Budget); err != nil {
+		return nil, nil, err
+	}
 	small, err := realruns.Small(s, r.form)
 	return small, changed, err
 }

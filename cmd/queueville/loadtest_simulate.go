@@ -80,6 +80,9 @@ func (w *whatIf) apply(s *scenario.Scenario) ([]string, error) {
 			}
 		}
 	}
+	if err := checkBudget(w.budget); err != nil {
+		return nil, err
+	}
 	if w.budget > 0 {
 		for i := range s.Hardware {
 			s.Hardware[i].Database.Connections = w.budget
@@ -87,6 +90,17 @@ func (w *whatIf) apply(s *scenario.Scenario) ([]string, error) {
 		changed = append(changed, fmt.Sprintf("--budget %d", w.budget))
 	}
 	return changed, nil
+}
+
+// leastBudget is how few connections one worker can run everything with: two are kept to confirm with, a Ruby process needs two.
+const leastBudget = 4
+
+// checkBudget refuses what nothing could run with; 0 is the scenario's.
+func checkBudget(n int) error {
+	if n == 0 || n >= leastBudget {
+		return nil
+	}
+	return fmt.Errorf("--budget %d: %d are needed at least, two of them to confirm with, and two for a Ruby process", n, leastBudget)
 }
 
 // outputs is where a report goes.

@@ -46,6 +46,8 @@ func TestLoadtest(t *testing.T) {
 	}{
 		"the list":               {[]string{"scenarios"}, exitOK, "twitter-migration"},
 		"a copy":                 {[]string{"show", "viral-post"}, exitOK, "name: viral-post"},
+		"a budget for nobody":    {[]string{"simulate", "viral-post", "--budget", "3"}, exitUsage, "4 are needed"},
+		"a league of nothing":    {[]string{"league", "--only", "viral-pots"}, exitUsage, "unknown scenario"},
 		"a misspelt name":        {[]string{"show", "viral-pots"}, exitUsage, `did you mean "viral-post"`},
 		"good":                   {[]string{"validate", good}, exitOK, "good"},
 		"bad":                    {[]string{"validate", write("bad.yaml", mine+"tariff: {}\n")}, exitConfig, "line 11"},
