@@ -27,8 +27,7 @@ const (
 	warmJobs    = 2500 // made and thrown away, so that the maker has signed all that it signs
 
 	// bedNice is the niceness of whatever is compared, and of the inboxes: that of adaptive limits. What is compared is how much runs at once. At 0
-	// the inboxes, which stand for other servers, would take a processor from a nicer worker for every single request, and answer each alone: that
-	// costs a sixth of the throughput, and on a server that is no neighbour's nothing.
+	// the inboxes, which stand for other servers, would take a processor from a nicer worker for every single request, which other servers do not.
 	bedNice = 5
 )
 
