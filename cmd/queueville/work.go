@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -141,7 +140,7 @@ func withoutHint(err error) error {
 	return err
 }
 
-// gcPercent is the worker's GOGC unless the environment says otherwise.
+// gcPercent is the worker's GOGC unless the environment says otherwise, or its heap is small.
 const gcPercent = 25
 
 // startupOver is when nothing is expected to be still starting.
@@ -153,9 +152,7 @@ func work(ctx context.Context, io stdio, opts *sidecar.Options, release func(), 
 	redisconn.SetLogger(log)
 	// Most of the memory of a busy worker is what connecting leaves behind. Collecting it twice as often costs a few per cent of CPU and
 	// keeps a thousand deliveries in flight below the figures of docs/benchmarks.md; a fixed limit would starve a worker that needs more.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	footprint.Collect(gcPercent)
 	_, _ = memlimit.Set(memlimit.WithRatio(0.9), memlimit.WithLogger(slog.New(slog.DiscardHandler))) // without a limit there is none to keep
 	env := sidecar.Env{
 		Environ: io.environ, Version: version, Log: log,

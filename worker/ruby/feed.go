@@ -124,8 +124,8 @@ func (p *process) dismiss(e *effects) {
 // nothing is the answer to a thread for which there is no job.
 var nothing = appendFrame(nil, 'N')
 
-// acknowledged: Sidekiq has done with a job.
-func (s *Supervisor) acknowledged(l *line, d done) error {
+// acknowledged: Sidekiq has done with a job, and its thread may ask for the next one.
+func (s *Supervisor) acknowledged(l *line, d done, asks bool) error {
 	var e effects
 	now := time.Now()
 	s.mu.Lock()
@@ -147,10 +147,18 @@ func (s *Supervisor) acknowledged(l *line, d done) error {
 	}
 	s.measure(now, r.job.Class, &res)
 	e.end(r.job, res)
+	if asks {
+		p.ask(l)
+	}
 	if p.state == leaving && len(p.jobs) == 0 {
 		s.nudge()
-	} else {
-		s.place(&e, now) // the process may now take what was too much before, on another thread
+	}
+	switch {
+	case p.isQuiet:
+		p.dismiss(&e)
+	case p.state != leaving:
+		s.place(&e, now) // it may now take what was too much before, also on another thread
+		e.grown = asks && s.anyRoom()
 	}
 	s.mu.Unlock()
 	s.carryOut(&e)

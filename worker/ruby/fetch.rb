@@ -110,8 +110,11 @@ module Queueville
       nil
     end
 
+    # After a job that succeeded the thread asks for the next one, so that is said at once: the same thread, warm and with its database
+    # connection, goes on with it. A failure ends the thread, and Sidekiq starts another in its place.
     def done(number, wall, cpu, database, failed)
-      send_frame("D", [number, wall, cpu, database, failed].pack("Q>Q>Q>Q>C"))
+      @asked = failed.zero?
+      send_frame(@asked ? "E" : "D", [number, wall, cpu, database, failed].pack("Q>Q>Q>Q>C"))
     rescue Gone
       nil # the watcher ends this process
     end

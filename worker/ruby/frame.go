@@ -11,7 +11,7 @@ import (
 // A frame is a length (4 bytes, big endian, of what follows), a type (1 byte) and a body. Version 1:
 //
 //	from Ruby, any        H hello, JSON of hello: the first frame of every connection
-//	from Ruby, work       R asks for a job; D a job is done (doneSize bytes); B gives a job back untouched (its number)
+//	from Ruby, work       R asks for a job; D a job is done (doneSize bytes); E is D and R; B gives a job back untouched (its number)
 //	from Ruby, control    T where a thread is (line number, text); Q it was told to be quiet; K a lost cron tick, JSON
 //	from Ruby, zygote     P preloaded; F forked, X a child ended, N it could not fork: JSON
 //	to Ruby, work         J a job: number, length of the queue's name, name, payload; N there is none

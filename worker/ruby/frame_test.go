@@ -103,12 +103,13 @@ func talk(t *testing.T, frames ...[]byte) (*Supervisor, *line, error) {
 
 func TestBadFramesOfAThreadEndIt(t *testing.T) {
 	for name, frames := range map[string][][]byte{
-		"asks twice":             {appendFrame(nil, 'R'), appendFrame(nil, 'R')},
-		"done with nothing":      {appendFrame(nil, 'D', strings.Repeat("\x00", doneSize))},
-		"gives back nothing":     {appendFrame(nil, 'B', numberBody(1))},
-		"a short D":              {appendFrame(nil, 'D', "x")},
-		"a kind there is not":    {appendFrame(nil, 'Z')},
-		"more than it may write": {appendFrame(nil, 'R', strings.Repeat("x", maxSmallFrame))},
+		"asks twice":                   {appendFrame(nil, 'R'), appendFrame(nil, 'R')},
+		"done with nothing":            {appendFrame(nil, 'D', strings.Repeat("\x00", doneSize))},
+		"done, and asks, with nothing": {appendFrame(nil, 'E', strings.Repeat("\x00", doneSize))},
+		"gives back nothing":           {appendFrame(nil, 'B', numberBody(1))},
+		"a short D":                    {appendFrame(nil, 'D', "x")},
+		"a kind there is not":          {appendFrame(nil, 'Z')},
+		"more than it may write":       {appendFrame(nil, 'R', strings.Repeat("x", maxSmallFrame))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, _, err := talk(t, frames...); err == nil || isEnd(err) {

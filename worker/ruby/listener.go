@@ -198,10 +198,10 @@ func (s *Supervisor) readLine(r io.Reader, buf []byte, l *line) error {
 				return errFrame // it asks while it has a job
 			}
 			s.asked(l)
-		case 'D':
+		case 'D', 'E':
 			var d done
 			if d, err = parseDone(body); err == nil {
-				err = s.acknowledged(l, d)
+				err = s.acknowledged(l, d, kind == 'E')
 			}
 		case 'B':
 			var n uint64
