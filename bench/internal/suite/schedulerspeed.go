@@ -10,8 +10,7 @@ import (
 
 // yardstick measures how fast the machine is just now, by the processor time that making the jobs takes: the same work for each, whatever runs them.
 // A virtual machine is faster or slower by a fifth from one minute to the next though none of its time is stolen, for caches and memory are shared
-// with other machines. What a signature takes does not show that, for it needs no memory; what making jobs takes goes with the throughput to a few
-// hundredths.
+// with other machines. What a signature takes does not show that, for it needs no memory; what making jobs takes does for the most part.
 type yardstick struct {
 	mu sync.Mutex
 	n  int
