@@ -134,7 +134,7 @@ func (r *Report) table() []row {
 	add("Delivery, 99th percentile", "", true, func(r *simulate.Result) float64 { return r.Deliveries.P99Seconds }, span)
 	add("Fairness among instances", "Jain's index of the share in time: 1 is equal", false, func(r *simulate.Result) float64 { return r.Deliveries.Fairness }, decimal)
 	add("Runs that failed", "", true, func(r *simulate.Result) float64 { return float64(r.Jobs.Failures) }, whole)
-	add("Put off untried", "times a delivery waited because its host is down", true, func(r *simulate.Result) float64 { return float64(r.Jobs.Deferred) }, whole)
+	add("Put off untried", "times a delivery waited because its host is down or has as much as it takes", true, func(r *simulate.Result) float64 { return float64(r.Jobs.Deferred) }, whole)
 	neutral()
 	add("Jobs at once, peak", "", true, func(r *simulate.Result) float64 { return float64(r.Use.PeakRunning) }, whole)
 	neutral()

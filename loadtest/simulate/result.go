@@ -35,7 +35,7 @@ type Jobs struct {
 	Discarded int `json:"discarded"` // of these, were the last run of a class without dead set
 	Lost      int `json:"lost"`      // in the memory of a process that was killed, or not written while Redis took nothing
 	Repeated  int `json:"repeated"`  // were given back and run a second time
-	Deferred  int `json:"deferred"`  // times a delivery was put off untried, because its host is down
+	Deferred  int `json:"deferred"`  // times a delivery was put off untried, because its host is down or has as much as it takes
 	Refused   int `json:"refused"`   // could not be enqueued: Redis took nothing
 	Dropped   int `json:"dropped"`   // by the simulator's bound on jobs in memory
 	Waiting   int `json:"waiting"`   // in queues at the end
