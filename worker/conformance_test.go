@@ -313,7 +313,7 @@ func TestConformance77And78BytesComeBackUnchanged(t *testing.T) {
 		p := r.proxy()
 		w := r.start(f, through(r, p.Addr()))
 		time.Sleep(50 * time.Millisecond)
-		p.Delay(300 * time.Millisecond)
+		p.Delay(2 * time.Second) // longer than a loaded machine takes to notice
 		list := natives(0, 10, "")
 		r.push("push", list...)
 		r.eventually("a fetch is under way", func() bool { return r.inFlight() == 10 })
