@@ -36,6 +36,7 @@ type record struct {
 	state     state
 	runs      uint8 // that have begun
 	requests  uint8 // that reached the receiver
+	accepted  bool  // one of these was
 	left      bool  // what follows from it is in Redis
 	doubled   bool  // was found in two places, or began again after it was over
 }

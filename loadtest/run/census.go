@@ -24,6 +24,7 @@ type fates struct {
 	Discarded int `json:"discarded"` // failed for the last time; their class has no dead set
 	Waiting   int `json:"waiting"`   // in their queue
 	Running   int `json:"in_flight"` // in a worker's hash: the next worker gives them back
+	Unheard   int `json:"unheard"`   // of those done: their worker was killed between the end of the job and its report; the receiver has them
 	Missing   int `json:"missing"`   // nowhere
 	Doubled   int `json:"doubled"`   // in two places at once, or begun again after they were over: at least once is what Sidekiq promises
 
@@ -113,6 +114,9 @@ func (f *fates) enter(r *record, at place, m *meter) {
 	switch {
 	case r.state == done:
 		f.Done++
+	case r.accepted && at == nowhere && r.state == queued: // a Ruby process would have told that it began
+		f.Done++
+		f.Unheard++
 	case r.state == discarded:
 		f.Discarded++
 	case at == inDead || r.state == dead:

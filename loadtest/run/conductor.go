@@ -376,6 +376,7 @@ func (c *conductor) Answer(_ int, key fediverse.Key) fediverse.Answer {
 	a := sink.Answer(c.world, &job, now, c.busy(r.Dest, now))
 	if a.Status == 0 && !a.Hang && !a.Drip {
 		c.meter.accepted(r, now+a.After)
+		r.accepted = true
 	}
 	return a
 }

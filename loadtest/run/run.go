@@ -303,7 +303,7 @@ func (s *site) outcome(cfg *simulate.Config, stage *simulate.Stage, end time.Dur
 	if last > 0 {
 		out.Real.Throughput = round(float64(m.done) / last.Seconds())
 	}
-	if where.Waiting+where.Running == 0 && c.books.open() == where.Missing && c.books.count[postponed] == 0 {
+	if where.Waiting+where.Running == 0 && c.books.open() == where.Missing+where.Unheard && c.books.count[postponed] == 0 {
 		drain := max(0, round((m.lastEnd - c.length).Seconds()))
 		out.Real.DrainSeconds = &drain
 	}

@@ -188,6 +188,8 @@ func TestBooks(t *testing.T) {
 		lines []string // %s is the job
 		found place
 		want  fates
+
+		accepted bool // by the receiver
 	}{
 		"still there":                      {class: world.Mail, found: inQueue, want: fates{Enqueued: 1, Waiting: 1}},
 		"nowhere":                          {class: world.Mail, want: fates{Enqueued: 1, Missing: 1}},
@@ -204,7 +206,10 @@ func TestBooks(t *testing.T) {
 		"failed for the last time, and discarded": {
 			class: world.LinkCrawl, lines: []string{"S %s 0 1 0", "F %s 0 failed"}, want: fates{Enqueued: 1, Discarded: 1},
 		},
-		"a native one": {class: world.Delivery, lines: []string{"X %s acked 1000 2000"}, want: fates{Enqueued: 1, Done: 1}},
+		"a native one":                         {class: world.Delivery, lines: []string{"X %s acked 1000 2000"}, want: fates{Enqueued: 1, Done: 1}},
+		"a native one whose end nobody told":   {class: world.Delivery, accepted: true, want: fates{Enqueued: 1, Done: 1, Unheard: 1}},
+		"accepted, and there again":            {class: world.Delivery, accepted: true, found: inQueue, want: fates{Enqueued: 1, Waiting: 1}},
+		"accepted, and its process was killed": {class: world.Delivery, accepted: true, lines: []string{"S %s 0 1 0"}, want: fates{Enqueued: 1, Missing: 1}},
 		"a native one that is put off": {
 			class: world.Delivery, lines: []string{"X %s deferred 1000 0"}, found: inSchedule, want: fates{Enqueued: 1, Again: 1},
 		},
@@ -219,6 +224,7 @@ func TestBooks(t *testing.T) {
 					t.Fatalf("%q: %v", line, err)
 				}
 			}
+			c.books.jobs[7].accepted = test.accepted
 			var got fates
 			got.enter(c.books.jobs[7], test.found, c.meter)
 			got.MissingJIDs, got.DoubledJIDs = nil, nil
