@@ -18,7 +18,7 @@ func TestDelaysOfAThread(t *testing.T) {
 	defer own.close()
 	before, ok := own.delayed()
 	if !ok {
-		t.Skip("this system does not count for how long threads wait")
+		missing(t, "this kernel does not count for how long threads wait (CONFIG_SCHED_INFO)")
 	}
 	if now, ok := own.delayed(); !ok || now < before {
 		t.Errorf("%v, then %v (%v)", before, now, ok)
