@@ -16,6 +16,8 @@ const (
 	shareWeight = 0.2  // of one more run in the moving averages
 	hostStretch = 4    // by how much everybody waits for a full host, and more where many are
 	muchStolen  = 0.1  // more may have been taken from just this run
+	stolenFull  = 0.5  // ProcessFull where much is stolen: what was taken from just this run may be a multiple of what was taken on average
+	stolenStep  = 3    // how many times as long as so far a class may seem to wait by one run, where much is stolen
 	surelyLight = 0.05 // a class with less is light even if all its doubts count against it
 	firstRuns   = 5    // runs of which the averages are plain means
 )
@@ -68,7 +70,11 @@ func (a Around) waitedBeside(wall, cpu, delayed float64) (wait float64, sure boo
 	if cpu > 0 {
 		others *= busy / cpu
 	}
-	if lost <= muchStolen && others+busy/wall <= ProcessFull {
+	full := ProcessFull
+	if lost > muchStolen {
+		full = stolenFull
+	}
+	if others+busy/wall <= full {
 		return math.Max(0, wall*(1-others)-busy), true
 	}
 	wait = math.Max(0, wall-delayed-cpu*hostStretch*math.Max(1, a.Jobs)/(1-lost))
@@ -94,9 +100,11 @@ func (k *Share) Note(wall, cpu time.Duration, a Around) {
 	busy, took := cpu.Seconds(), wall.Seconds()
 	waited, sure := a.waited(took, busy)
 	switch {
-	case sure:
+	case sure && a.Stolen <= muchStolen:
 	case k.Runs == 1:
 		waited = math.Min(waited, busy) // UnknownShare
+	case sure:
+		waited = math.Min(waited, stolenStep*math.Max(k.Wait, k.CPU)) // many runs tell what one does not
 	default:
 		waited = math.Min(waited, k.Wait)
 	}
