@@ -225,6 +225,7 @@ func New(cfg Config) (*Worker, error) {
 	w.lane.fresh, w.lane.run, w.lane.hold = w.keeper.fresh, w.runItem, w.holdAll
 	w.completer = &completer{
 		in: make(chan settlement, 2*cfg.Window+2*foreignPile), lane: w.lane, keeper: w.keeper, observer: w.observer, log: w.log, ended: w.ended,
+		linger: completeLinger,
 	}
 	w.fetcher = &fetcher{
 		store: cfg.Store, keeper: w.keeper, lane: w.lane, order: cfg.order, owned: len(cfg.Owned) > 0,
@@ -247,6 +248,7 @@ func New(cfg Config) (*Worker, error) {
 	if cfg.Foreign != nil {
 		w.lane.elsewhere = w.foreign.held
 		w.fetcher.foreign = &w.foreign
+		w.completer.linger = completeForeign
 	}
 	if cfg.MaxRate > 0 {
 		w.fetcher.limiter = rate.NewLimiter(rate.Limit(cfg.MaxRate), max(1, int(cfg.MaxRate)))

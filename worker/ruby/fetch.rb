@@ -38,7 +38,8 @@ module Queueville
 
   # A thread's connection.
   class WorkLine < Line
-    WAIT = 2.0 # seconds until a thread must look whether its process is stopping; Sidekiq's own fetch waits as long
+    WAIT = 30.0 # seconds until a thread looks whether its process is stopping: usually it is told. Looks of idle threads interrupt those that compute
+    PAUSE = 2.0 # seconds before a thread tries again whose line was cut
 
     # The registry of which thread has which line, so that those of threads that ended can be closed.
     @lines = {}
@@ -106,7 +107,7 @@ module Queueville
       Work.new(self, number, queue, body.byteslice((10 + length)..).force_encoding(Encoding::UTF_8))
     rescue Gone
       WorkLine.forget(self)
-      sleep WAIT # if the worker is gone the watcher ends this process meanwhile
+      sleep PAUSE # if the worker is gone the watcher ends this process meanwhile
       nil
     end
 
@@ -143,7 +144,7 @@ module Queueville
     def retrieve_work
       WorkLine.of_current_thread.fetch
     rescue Gone
-      sleep WorkLine::WAIT
+      sleep WorkLine::PAUSE
       nil
     end
 

@@ -129,8 +129,16 @@ func TestRoomWithoutIdleThreads(t *testing.T) {
 			if got := [2]bool{room[0] > 0, room[1] > 0}; got != c.want {
 				t.Errorf("room %v", room)
 			}
-			if s.anyRoom() != (c.want[0] || c.want[1]) {
-				t.Errorf("anyRoom() = %v", s.anyRoom())
+			told := s.anyRoom()
+			if told != (c.want[0] || c.want[1]) {
+				t.Errorf("anyRoom() = %v", told)
+			}
+			if told && s.anyRoom() {
+				t.Error("told twice, and nobody asked meanwhile")
+			}
+			s.Room([]string{light})
+			if got := s.anyRoom(); got != c.want[0] {
+				t.Errorf("anyRoom() = %v for one queue", got)
 			}
 		})
 	}

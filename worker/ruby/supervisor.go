@@ -32,6 +32,7 @@ type Supervisor struct {
 	conns     map[net.Conn]struct{}
 	costs     *costs
 	typical   map[string]float64 // mean CPU share of what ran lately, by queue
+	wanted    []string           // queues that Room was asked for since RoomGrew was called
 	host      *hostload.Sensor   // loop's alone
 	hostUse   float64            // CPU use of the host lately, 1 is all of it
 	stolen    float64            // of what was wanted of it, by other machines, lately
@@ -159,36 +160,54 @@ func (s *Supervisor) Room(names []string) []int {
 	if s.quiet || s.state != runs || s.hold.why != "" {
 		return rooms
 	}
+	for _, name := range names {
+		if !slices.Contains(s.wanted, name) {
+			s.wanted = append(s.wanted, name)
+		}
+	}
 	views := s.views(nil)
 	if len(views) == 0 {
 		return rooms
 	}
-	wait := s.backlog()
+	wait, none := s.backlog(), noneIdle(views)
 	for i, name := range names {
-		typical := s.typicalOf(name)
-		waiting := wait.heavy
-		if typical < lightShare {
-			waiting = wait.light
-		}
-		waiting = max(waiting, wait.byQueue[name]) // a queue may have both kinds
-		if noneIdle(views) {
-			waiting = len(s.waiting)
-		}
-		rooms[i] = s.roomWithin(Room(waiting, views, typical, s.ahead()), len(views))
+		rooms[i] = s.roomFor(name, views, &wait, none)
 	}
 	return rooms
 }
 
-// anyRoom reports whether a job that waits, or else one that computes, would find room. mu is held.
+// roomFor is how many more jobs of a queue are wanted. mu is held.
+func (s *Supervisor) roomFor(name string, views []ProcView, wait *backlog, noneIdle bool) int {
+	typical := s.typicalOf(name)
+	waiting := wait.heavy
+	if typical < lightShare {
+		waiting = wait.light
+	}
+	waiting = max(waiting, wait.byQueue[name]) // a queue may have both kinds
+	if noneIdle {
+		waiting = len(s.waiting)
+	}
+	return s.roomWithin(Room(waiting, views, typical, s.ahead()), len(views))
+}
+
+// anyRoom reports whether RoomGrew is to be called: there is room for a job of a queue that Room has been asked for since it was called last. Whoever
+// asks knows which others are empty, and a job that ends leaves room for something nearly always. mu is held.
 func (s *Supervisor) anyRoom() bool {
 	if s.quiet || s.state != runs || s.hold.why != "" {
 		return false
 	}
-	wait, views := s.backlog(), s.views(nil)
-	if noneIdle(views) {
-		wait.light, wait.heavy = len(s.waiting), len(s.waiting)
+	views := s.views(nil)
+	if len(views) == 0 {
+		return false
 	}
-	return s.roomWithin(max(Room(wait.light, views, 0, s.ahead()), Room(wait.heavy, views, 1, s.ahead())), len(views)) > 0
+	wait, none := s.backlog(), noneIdle(views)
+	for _, name := range s.wanted {
+		if s.roomFor(name, views, &wait, none) > 0 {
+			s.wanted = s.wanted[:0]
+			return true
+		}
+	}
+	return false
 }
 
 // noneIdle tells whether all threads have a job. Then whatever waits here waits for the same thing, a thread, whether it computes or not. Were room
