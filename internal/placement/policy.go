@@ -11,7 +11,6 @@ const (
 	mostAhead  = 16   // the same at most
 	aheadFor   = 0.1  // seconds for which they should last: a fetch takes some milliseconds, and costs as much for one job as for many
 	BusyLoad   = 0.75 // CPU load per process for which the number of processes is chosen
-	PerCore    = 2    // processes per processor that computing jobs are given at most: each takes the load of one, if only in large pieces
 )
 
 // JobView is what the policy knows of a waiting job.
@@ -164,7 +163,6 @@ type SizeView struct {
 	Current  int     // processes that take jobs or boot
 	Threads  int     // per process
 	Load     float64 // CPU shares of what runs and waits
-	Cores    int     // processors of the host, for what computes; 0: not known
 	Jobs     int     // that run and wait
 	Min, Max int
 	Memory   int // processes that the host's available memory has room for beside the current ones
@@ -174,9 +172,6 @@ type SizeView struct {
 // nothing.
 func Size(v SizeView) int {
 	want := int(math.Ceil(v.Load / BusyLoad))
-	if v.Cores > 0 {
-		want = min(want, PerCore*v.Cores) // more would only share the same processors, and each has its own memory
-	}
 	if v.Threads > 0 {
 		want = max(want, (v.Jobs+v.Threads-1)/v.Threads)
 	}

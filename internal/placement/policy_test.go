@@ -136,8 +136,6 @@ func TestSize(t *testing.T) {
 		"more than a CPU":            {SizeView{Current: 1, Threads: 5, Min: 1, Max: 4, Memory: plenty, Load: 1.6, Jobs: 2}, 3},
 		"more jobs than threads":     {SizeView{Current: 1, Threads: 5, Min: 1, Max: 4, Memory: plenty, Load: 0.1, Jobs: 11}, 3},
 		"at most":                    {SizeView{Current: 1, Threads: 5, Min: 1, Max: 2, Memory: plenty, Load: 9, Jobs: 90}, 2},
-		"no more processors":         {SizeView{Current: 1, Threads: 5, Min: 1, Max: 16, Memory: plenty, Load: 9, Jobs: 9, Cores: 2}, 4},
-		"threads beyond processors":  {SizeView{Current: 4, Threads: 5, Min: 1, Max: 16, Memory: plenty, Load: 9, Jobs: 30, Cores: 2}, 6},
 		"memory stops growth":        {SizeView{Current: 2, Threads: 5, Min: 1, Max: 8, Memory: 1, Load: 9}, 3},
 		"memory shrinks nothing":     {SizeView{Current: 4, Threads: 5, Min: 1, Max: 8, Memory: 0, Load: 2.5}, 4},
 		"memory does not forbid min": {SizeView{Current: 0, Threads: 5, Min: 1, Max: 8}, 1},

@@ -56,7 +56,7 @@ func (w *workerModel) watch(span float64) {
 func (w *workerModel) size() {
 	now := w.e.s.now
 	per := w.perProcess()
-	view := placement.SizeView{Current: len(w.rubies), Threads: per, Jobs: len(w.waiting), Min: 1, Max: perCore * w.m.Cores, Cores: w.m.Cores, Memory: math.MaxInt32}
+	view := placement.SizeView{Current: len(w.rubies), Threads: per, Jobs: len(w.waiting), Min: 1, Max: perCore * w.m.Cores, Memory: math.MaxInt32}
 	serves := 0
 	for _, p := range w.rubies {
 		view.Jobs += p.running

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"math"
-	"runtime"
 	"syscall"
 	"time"
 )
@@ -84,7 +83,7 @@ func (s *Supervisor) decide(now time.Time) bool {
 
 // size starts and ends processes as the policy wants. mu is held.
 func (s *Supervisor) size(wantsCron bool, now time.Time) {
-	v := SizeView{Threads: s.cfg.Threads, Min: s.cfg.MinProcs, Max: s.cfg.MaxProcs, Jobs: len(s.waiting), Cores: runtime.GOMAXPROCS(0), Memory: math.MaxInt32}
+	v := SizeView{Threads: s.cfg.Threads, Min: s.cfg.MinProcs, Max: s.cfg.MaxProcs, Jobs: len(s.waiting), Memory: math.MaxInt32}
 	serves, seats, left := 0, 0, s.left()
 	for _, p := range s.procs {
 		if p.state > serving {
