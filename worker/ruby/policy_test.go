@@ -143,3 +143,28 @@ func TestRoomWithoutIdleThreads(t *testing.T) {
 		})
 	}
 }
+
+// Whoever asked for room while there could be none hears of it when there is.
+func TestRoomIsToldToWhoAskedTooEarly(t *testing.T) {
+	t.Parallel()
+	for name, early := range map[string]func(*Supervisor){
+		"held":       func(s *Supervisor) { s.hold.why = "no database" },
+		"not run":    func(s *Supervisor) { s.state = notRun },
+		"no process": func(s *Supervisor) { s.procs = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := &process{state: serving, seats: 2, jobs: map[uint64]*running{}, lines: map[*line]struct{}{}}
+			p.ask(&line{proc: p})
+			s := &Supervisor{costs: newCosts(), typical: map[string]float64{}, state: runs, procs: []*process{p}}
+			early(s)
+			if room := s.Room([]string{"ingress"}); room[0] != 0 || s.anyRoom() {
+				t.Fatalf("room %v", room)
+			}
+			s.state, s.hold.why, s.procs = runs, "", []*process{p}
+			if !s.anyRoom() {
+				t.Error("nobody is told")
+			}
+		})
+	}
+}

@@ -156,14 +156,14 @@ func (s *Supervisor) Slots() int { return s.cfg.MaxProcs + 1 }
 func (s *Supervisor) Room(names []string) []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rooms := make([]int, len(names))
-	if s.quiet || s.state != runs || s.hold.why != "" {
-		return rooms
-	}
 	for _, name := range names {
 		if !slices.Contains(s.wanted, name) {
 			s.wanted = append(s.wanted, name)
 		}
+	}
+	rooms := make([]int, len(names))
+	if s.quiet || s.state != runs || s.hold.why != "" {
+		return rooms
 	}
 	views := s.views(nil)
 	if len(views) == 0 {
