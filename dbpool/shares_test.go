@@ -2,6 +2,7 @@ package dbpool
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -155,7 +156,7 @@ func FuzzParseLease(f *testing.F) {
 
 func TestProcessGone(t *testing.T) {
 	self := processName(nil)
-	if self == "-" {
+	if self == "-" && os.Getenv("CI") != "true" {
 		t.Skip("no /proc")
 	}
 	at, _, _ := strings.Cut(self, ":")

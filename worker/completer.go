@@ -13,7 +13,7 @@ import (
 const (
 	completeBatch   = 500                    // outcomes per script call at most
 	completeLinger  = 10 * time.Millisecond  // how long the first outcome of a batch waits for company
-	completeForeign = 25 * time.Millisecond  // the same where Ruby runs jobs, some hundred a second at most: a call costs as much as a hundredth of one
+	completeForeign = 25 * time.Millisecond  // the same where Ruby runs jobs, some hundred a second at most: a call costs about a hundredth of such a job
 	completeTimeout = 5 * time.Second        // one call
 	completeBackoff = 100 * time.Millisecond // first pause after an error, doubled up to 2 s
 )
@@ -27,7 +27,7 @@ type completer struct {
 	observer Observer
 	log      *slog.Logger
 	ended    func(settlement) // counts, after Redis has it
-	linger   time.Duration
+	linger   time.Duration    // completeLinger or completeForeign
 }
 
 // Run writes outcomes until finish is closed and nothing is left, or ctx ends: then what is left stays in the in-flight set, to be adopted.

@@ -136,7 +136,7 @@ func TestReadNothing(t *testing.T) {
 
 func TestReadThisHost(t *testing.T) {
 	t.Parallel()
-	if _, err := os.Stat("/proc/stat"); err != nil {
+	if _, err := os.Stat("/proc/stat"); err != nil && os.Getenv("CI") != "true" {
 		t.Skip("no /proc")
 	}
 	s := New(Config{})

@@ -78,7 +78,7 @@ type Config struct {
 
 	SocketDir string            // a private directory for socket and Ruby files is made below it; default os.TempDir()
 	Done      func(Job, Result) // called once for each submitted and not withdrawn job, from several goroutines. Required
-	RoomGrew  func()            // called after Room may have grown; must not block. Optional
+	RoomGrew  func()            // called, once, when there is room for a queue that Room has been asked for since the last call; must not block. Optional
 	Observer  Observer          // default: none
 	Log       *slog.Logger      // default: none
 }

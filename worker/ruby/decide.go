@@ -70,7 +70,7 @@ func (s *Supervisor) decide(now time.Time) bool {
 		s.sample(now)
 		s.size(wantsCron, now)
 		s.place(&e, now)
-		e.grown = s.anyRoom() // what was learned of a class, or connections that came, may have made room although no job has ended
+		e.grown = s.roomGrew() // what was learned of a class, or connections that came, may have made room although no job has ended
 	}
 	if now.Sub(s.lookedAt) >= s.cfg.Look && s.state == runs {
 		s.lookedAt = now

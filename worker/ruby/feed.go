@@ -105,7 +105,7 @@ func (s *Supervisor) asked(l *line) {
 	switch {
 	case p.state == serving:
 		s.place(&e, now)
-		e.grown = s.anyRoom()
+		e.grown = s.roomGrew()
 	case p.isQuiet:
 		p.dismiss(&e)
 	}
@@ -158,7 +158,7 @@ func (s *Supervisor) acknowledged(l *line, d done, asks bool) error {
 		p.dismiss(&e)
 	case p.state != leaving:
 		s.place(&e, now) // it may now take what was too much before, also on another thread
-		e.grown = asks && s.anyRoom()
+		e.grown = asks && s.roomGrew()
 	}
 	s.mu.Unlock()
 	s.carryOut(&e)

@@ -42,7 +42,7 @@ func (s *Supervisor) Hold(why string) {
 		if s.state == runs && !s.quiet {
 			s.place(&e, now)
 		}
-		e.grown = s.anyRoom()
+		e.grown = s.roomGrew()
 	}
 	s.mu.Unlock()
 	s.carryOut(&e)

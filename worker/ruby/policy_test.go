@@ -129,16 +129,16 @@ func TestRoomWithoutIdleThreads(t *testing.T) {
 			if got := [2]bool{room[0] > 0, room[1] > 0}; got != c.want {
 				t.Errorf("room %v", room)
 			}
-			told := s.anyRoom()
+			told := s.roomGrew()
 			if told != (c.want[0] || c.want[1]) {
-				t.Errorf("anyRoom() = %v", told)
+				t.Errorf("roomGrew() = %v", told)
 			}
-			if told && s.anyRoom() {
+			if told && s.roomGrew() {
 				t.Error("told twice, and nobody asked meanwhile")
 			}
 			s.Room([]string{light})
-			if got := s.anyRoom(); got != c.want[0] {
-				t.Errorf("anyRoom() = %v for one queue", got)
+			if got := s.roomGrew(); got != c.want[0] {
+				t.Errorf("roomGrew() = %v for one queue", got)
 			}
 		})
 	}
@@ -158,11 +158,11 @@ func TestRoomIsToldToWhoAskedTooEarly(t *testing.T) {
 			p.ask(&line{proc: p})
 			s := &Supervisor{costs: newCosts(), typical: map[string]float64{}, state: runs, procs: []*process{p}}
 			early(s)
-			if room := s.Room([]string{"ingress"}); room[0] != 0 || s.anyRoom() {
+			if room := s.Room([]string{"ingress"}); room[0] != 0 || s.roomGrew() {
 				t.Fatalf("room %v", room)
 			}
 			s.state, s.hold.why, s.procs = runs, "", []*process{p}
-			if !s.anyRoom() {
+			if !s.roomGrew() {
 				t.Error("nobody is told")
 			}
 		})

@@ -169,40 +169,37 @@ func (s *Supervisor) Room(names []string) []int {
 	if len(views) == 0 {
 		return rooms
 	}
-	wait, none := s.backlog(), noneIdle(views)
+	wait, full := s.backlog(), noneIdle(views)
 	for i, name := range names {
-		rooms[i] = s.roomFor(name, views, &wait, none)
+		rooms[i] = s.roomFor(name, views, &wait, full)
 	}
 	return rooms
 }
 
-// roomFor is how many more jobs of a queue are wanted. mu is held.
-func (s *Supervisor) roomFor(name string, views []ProcView, wait *backlog, noneIdle bool) int {
+// roomFor is how many more jobs of a queue are wanted. full: no thread is idle. mu is held.
+func (s *Supervisor) roomFor(name string, views []ProcView, wait *backlog, full bool) int {
 	typical := s.typicalOf(name)
 	waiting := wait.heavy
 	if typical < lightShare {
 		waiting = wait.light
 	}
 	waiting = max(waiting, wait.byQueue[name]) // a queue may have both kinds
-	if noneIdle {
+	if full {
 		waiting = len(s.waiting)
 	}
 	return s.roomWithin(Room(waiting, views, typical, s.ahead()), len(views))
 }
 
-// anyRoom reports whether RoomGrew is to be called: there is room for a job of a queue that Room has been asked for since it was called last. Whoever
-// asks knows which others are empty, and a job that ends leaves room for something nearly always. mu is held.
-func (s *Supervisor) anyRoom() bool {
+// roomGrew reports whether RoomGrew is to be called, once: there is room for a job of a queue that Room has been asked for since it was called last.
+// Whoever asks knows which others are empty, and a job that ends leaves room for something nearly always. mu is held.
+func (s *Supervisor) roomGrew() bool {
 	if s.quiet || s.state != runs || s.hold.why != "" {
 		return false
 	}
 	views := s.views(nil)
-	if len(views) == 0 {
-		return false
-	}
-	wait, none := s.backlog(), noneIdle(views)
+	wait, full := s.backlog(), noneIdle(views)
 	for _, name := range s.wanted {
-		if s.roomFor(name, views, &wait, none) > 0 {
+		if s.roomFor(name, views, &wait, full) > 0 {
 			s.wanted = s.wanted[:0]
 			return true
 		}
